@@ -1,0 +1,41 @@
+# make demo       environment, install, the whole pipeline on the embedded demo set, leaderboard
+# make test       environment, install, all tests
+# make lint       ruff and pyright
+# make benchmark  PARAMS=<file> WORKSPACE=<dir>: the same pipeline for any parameter file
+
+SHELL := /bin/bash
+PYTHON ?= python3.11
+VENV ?= .venv
+WORKSPACE ?= $(or $(TMPDIR),/tmp)/clflow-demo-$(shell id -un)
+BIN := $(abspath $(VENV))/bin
+INSTALLED := $(VENV)/.installed-$(shell cksum < pyproject.toml | tr -d ' ')
+CLFLOW = PATH="$(BIN):$$PATH" $(BIN)/clflow
+
+.PHONY: demo test lint benchmark install
+.DEFAULT_GOAL := demo
+
+
+demo: install
+	$(CLFLOW) benchmark --params pipelines/demo.yaml --workspace "$(WORKSPACE)"
+
+benchmark: install
+	@test -n "$(PARAMS)" || { echo "error: name the parameter file: make benchmark PARAMS=<file> WORKSPACE=<dir>" >&2; exit 2; }
+	$(CLFLOW) benchmark --params "$(PARAMS)" --workspace "$(WORKSPACE)"
+
+test: install
+	PATH="$(BIN):$$PATH" $(BIN)/python -m pytest
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	PATH="$(BIN):$$PATH" $(BIN)/pyright
+
+install: $(INSTALLED)
+	@$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+
+# torch and torchvision in one command: apart, pip may pair builds that do not fit each other.
+$(INSTALLED): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip setuptools wheel
+	$(BIN)/pip install --quiet torch==2.13.0 torchvision==0.28.0 --editable ".[demo,dev]"
+	@touch $@

@@ -1,0 +1,93 @@
+"""Every way to get params.yaml wrong ends in one sentence that names the key."""
+
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from clflow.errors import ParameterError
+from clflow.params import load
+
+ROOT = Path(__file__).parents[2]
+
+
+def broken(tmp_path: Path, *keys: str, value: object = None, remove: bool = False) -> Path:
+    """The project's own params.yaml with one key changed or removed."""
+    yaml = YAML()
+    tree = yaml.load(ROOT / "params.yaml")
+    place = tree
+    for key in keys[:-1]:
+        place = place[key]
+    if remove:
+        del place[keys[-1]]
+    else:
+        place[keys[-1]] = value
+    path = tmp_path / "params.yaml"
+    yaml.dump(tree, path)
+    return path
+
+
+def test_full_benchmark_lists_all_categories():
+    params = load(ROOT / "params.yaml")
+    assert len(params.data["mvtec_ad"].categories) == 15
+    assert params.data["btad"].categories == ("01", "02", "03")
+    assert params.model.backbone.startswith("wide_resnet50_2")
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "names"),
+    [
+        (("train", "stepps"), 3, "train.stepps"),
+        (("colour",), 3, "colour"),
+        (("train", "steps"), "many", "train.steps"),
+        (("train", "steps"), 3.5, "train.steps"),
+        (("train", "steps"), 0, "train.steps"),
+        (("train", "warmup"), 100000, "train"),
+        (("train", "learning_rate"), "0.01", "train.learning_rate"),
+        (("benchmark", "seeds"), [], "benchmark.seeds"),
+        (("benchmark", "seeds"), [1, 1], "seeds"),
+        (("benchmark", "datasets"), ["mvtec"], "mvtec"),
+        (("data", "btad", "categories"), [1, 2], "data.btad.categories.0"),
+        (("data", "btad", "categories"), ["../x"], "data.btad.categories.0"),
+        (("protocol", "image_size"), 100, "protocol.image_size"),
+        (("protocol", "holdout"), 0.9, "protocol.holdout"),
+        (("model", "pool"), 2, "model"),
+        (("model", "strides"), [7], "model.strides.0"),
+        (("synthesis", "opacity"), [0.9, 0.1], "synthesis"),
+        (("synthesis", "sources", "texture"), 1, "textures"),
+        (("synthesis", "shapes", "hole"), 1, "synthesis.shapes.hole"),
+        (("loss", "contrast"), -1, "loss.contrast"),
+        (("loss", "contrast"), float("nan"), "loss.contrast"),
+        (("overrides",), {"mvtec_ad/bottel": {}}, "mvtec_ad/bottel"),
+        (("overrides",), {"mvtec_ad/bottle": {"train": {"stepps": 3}}}, "train.stepps"),
+        (("overrides",), {"mvtec_ad/bottle": {"protocol": {}}}, "protocol"),
+    ],
+)
+def test_wrong_value_names_its_key(tmp_path: Path, keys: tuple[str, ...], value: object, names: str):
+    with pytest.raises(ParameterError) as error:
+        load(broken(tmp_path, *keys, value=value))
+    assert names in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_key_is_named_and_never_defaulted(tmp_path: Path):
+    tree = YAML(typ="safe").load(ROOT / "params.yaml")
+    for section in ("protocol", "synthesis", "model", "loss", "train", "resources"):
+        for key in tree[section]:
+            with pytest.raises(ParameterError, match=rf"{section}\.{key}.*missing"):
+                load(broken(tmp_path, section, key, remove=True))
+
+
+def test_missing_and_malformed_files_are_one_sentence(tmp_path: Path):
+    with pytest.raises(ParameterError, match="does not exist"):
+        load(tmp_path / "params.yaml")
+    (tmp_path / "params.yaml").write_text("a: [1, 2")
+    with pytest.raises(ParameterError, match="not valid YAML"):
+        load(tmp_path / "params.yaml")
+
+
+def test_override_changes_its_category_only(tmp_path: Path):
+    params = load(broken(tmp_path, "overrides", value={"btad/01": {"train": {"steps": 777}}}))
+    assert params.for_category("btad", "01").train.steps == 777
+    assert params.for_category("btad", "01").train.warmup == params.train.warmup
+    assert params.for_category("btad", "02") == params
