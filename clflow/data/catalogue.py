@@ -1,0 +1,136 @@
+"""The datasets that can be named in ``params.yaml``, as data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from clflow.errors import ParameterError
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Published number of images of one category."""
+
+    train: int
+    test_good: int
+    test_defective: int
+
+
+@dataclass(frozen=True)
+class Archive:
+    """One file that holds a dataset: mirrors, SHA-256, name, and the folder inside with the categories."""
+
+    urls: tuple[str, ...]
+    sha256: str
+    file: str
+    root: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A dataset.
+
+    ``archive`` is None if there is nothing to download; ``rendered`` marks the demo. ``normal`` names the
+    folder of normal images (None: found for each category). ``counts`` names the categories (empty: any).
+    """
+
+    name: str
+    title: str
+    licence: str
+    licence_url: str
+    archive: Archive | None = None
+    rendered: bool = False
+    normal: str | None = None
+    masks_required: bool = True
+    counts: Mapping[str, Counts] = field(default_factory=dict)
+
+
+def find(name: str) -> Entry:
+    """The entry of a dataset.
+
+    Raises:
+        ParameterError: no dataset has this name.
+    """
+    if name not in CATALOGUE:
+        raise ParameterError(f"Dataset {name!r} is unknown; name one of {', '.join(CATALOGUE)}.")
+    return CATALOGUE[name]
+
+
+def check_categories(entry: Entry, categories: tuple[str, ...]) -> None:
+    """Raise ParameterError if the dataset has no such category."""
+    for category in categories:
+        if entry.counts and category not in entry.counts:
+            raise ParameterError(
+                f"Dataset {entry.name} has no category {category!r}; "
+                f"data.{entry.name}.categories may name {', '.join(entry.counts)}."
+            )
+
+
+_ENTRIES = (
+    Entry(
+        name="mvtec_ad",
+        title="MVTec AD, MVTec Software GmbH (Bergmann et al., CVPR 2019)",
+        licence="CC BY-NC-SA 4.0",
+        licence_url="https://www.mvtec.com/company/research/datasets/mvtec-ad",
+        archive=Archive(
+            urls=(
+                "https://www.mydrive.ch/shares/150996/b52ecdcbf521176e9db9c731f2304b27/"
+                "download/420938113-1629960298/mvtec_anomaly_detection.tar.xz",
+            ),
+            sha256="cf4313b13603bec67abb49ca959488f7eedce2a9f7795ec54446c649ac98cd3d",
+            file="mvtec_anomaly_detection.tar.xz",
+            root="",
+        ),
+        normal="good",
+        counts={
+            "bottle": Counts(209, 20, 63),
+            "cable": Counts(224, 58, 92),
+            "capsule": Counts(219, 23, 109),
+            "carpet": Counts(280, 28, 89),
+            "grid": Counts(264, 21, 57),
+            "hazelnut": Counts(391, 40, 70),
+            "leather": Counts(245, 32, 92),
+            "metal_nut": Counts(220, 22, 93),
+            "pill": Counts(267, 26, 141),
+            "screw": Counts(320, 41, 119),
+            "tile": Counts(230, 33, 84),
+            "toothbrush": Counts(60, 12, 30),
+            "transistor": Counts(213, 60, 40),
+            "wood": Counts(247, 19, 60),
+            "zipper": Counts(240, 32, 119),
+        },
+    ),
+    Entry(
+        name="btad",
+        title="BTAD, beanTech (Mishra et al., ISIE 2021)",
+        licence="stated by its authors, not re-hosted here",
+        licence_url="https://avires.dimi.uniud.it/papers/btad/btad.zip",
+        archive=Archive(
+            urls=("https://avires.dimi.uniud.it/papers/btad/btad.zip",),
+            sha256="461c9387e515bfed41ecaae07c50cf6b10def647b36c9e31d239ab2736b10d2a",
+            file="btad.zip",
+            root="BTech_Dataset_transformed",
+        ),
+        normal="ok",
+        counts={"01": Counts(400, 21, 49), "02": Counts(399, 30, 200), "03": Counts(1000, 400, 41)},
+    ),
+    Entry(
+        name="demo",
+        title="Three categories rendered on the spot (clflow/data/demo.py)",
+        licence="MIT, like this project",
+        licence_url="",
+        rendered=True,
+        normal="good",
+        counts=dict.fromkeys(("weave", "gear", "bolt"), Counts(60, 16, 24)),
+    ),
+    Entry(
+        name="folder",
+        title="Your own images, in the layout of MVTec AD or BTAD",
+        licence="yours",
+        licence_url="",
+        masks_required=False,
+    ),
+)
+
+CATALOGUE: dict[str, Entry] = {entry.name: entry for entry in _ENTRIES}

@@ -1,0 +1,331 @@
+"""Bringing a dataset to its folder, and doing nothing where that has already been done.
+
+A record outside the folder remembers for each category what it came from, how its files looked when they were
+placed, and its rows of the sample table. Where record, source and files agree, nothing is touched.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import pandas as pd
+from filelock import FileLock
+
+from clflow.data import demo
+from clflow.data.archive import extract
+from clflow.data.catalogue import Archive, Entry, check_categories, find
+from clflow.data.download import Progress, download
+from clflow.data.layout import scan
+from clflow.data.manifest import FILE, read_manifest, write_manifest
+from clflow.errors import DataError, ParameterError
+from clflow.files import TEMPORARY, file_sha256, fingerprint, read_json, write_json
+from clflow.params import Dataset
+
+_RECORD_VERSION = 1
+
+
+def cache_folder() -> Path:
+    """Folder for what all workspaces of a user share: CLFLOW_CACHE, else ``~/.cache/clflow``."""
+    return Path(os.environ.get("CLFLOW_CACHE") or "~/.cache/clflow").expanduser()
+
+
+def fetch(
+    name: str, dataset: Dataset, folder: Path, downloads: Path, record: Path, progress: Progress | None = None
+) -> pd.DataFrame:
+    """Bring the categories of a dataset to ``folder/<category>``; return the sample table beside them.
+
+    A category is replaced if its source changed or its files were damaged, and kept if its source vanished.
+    Categories no longer asked for are removed. Nothing in ``folder`` changes before all new is checked.
+
+    Args:
+        dataset: categories, and the local archive or folder they come from (None: rendered or downloaded).
+        downloads: where finished and partial downloads are kept.
+        record: the JSON file that remembers what was placed; outside ``folder``, which holds content only.
+
+    Raises:
+        ParameterError: the dataset or a category is unknown, or the source does not suit the dataset.
+        DataError: the source is missing, damaged, refused or not laid out as expected, or the disk is full.
+    """
+    entry = find(name)
+    check_categories(entry, dataset.categories)
+    try:
+        record.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(record.with_suffix(".lock")):
+            return _fetch(entry, dataset, folder, downloads, record, progress)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DataError(f"The disk is full; {name} needs more space in {folder} or {downloads}.") from error
+        raise DataError(f"Fetching {name} failed ({error}); check that the path can be read or written.") from error
+
+
+def _fetch(
+    entry: Entry, dataset: Dataset, folder: Path, downloads: Path, record: Path, progress: Progress | None
+) -> pd.DataFrame:
+    state = _read_state(record, folder)
+    before = fingerprint(state)
+    placed: dict[str, Any] = state["categories"]
+    source = _source(entry, dataset.source, state, downloads, progress)
+    if dataset.source is not None and Path(dataset.source).resolve().is_relative_to(folder.resolve()):
+        raise ParameterError(f"data.{entry.name}.source lies in {folder}, which fetch itself fills; move it elsewhere.")
+
+    origins = {category: source.origin(category) for category in dataset.categories}
+    missing = [
+        category
+        for category in dataset.categories
+        if category not in placed
+        or placed[category]["origin"] != origins[category]
+        or not _is_intact(folder, category, placed[category])
+    ]
+    if missing:
+        _replace(entry, dataset, missing, origins, source, folder, record, state)
+    for category in sorted(placed.keys() - set(dataset.categories)):
+        (folder / FILE).unlink(missing_ok=True)
+        shutil.rmtree(folder / category, ignore_errors=True)
+        del placed[category]
+    if fingerprint(state) != before:
+        write_json(record, state)
+    rows = [row for category in dataset.categories for row in placed[category]["rows"]]
+    return write_manifest(folder, pd.DataFrame(rows))
+
+
+def _replace(
+    entry: Entry,
+    dataset: Dataset,
+    categories: Sequence[str],
+    origins: Mapping[str, str],
+    source: _Source,
+    folder: Path,
+    record: Path,
+    state: dict[str, Any],
+) -> None:
+    """Bring categories to a staging folder, check all of them there, and only then put them in place."""
+    placed = state["categories"]
+    for category in categories:
+        if category not in placed and (folder / category).exists():
+            raise DataError(f"{folder / category} was not put there by fetch; move it away or name it as source.")
+    staging = folder.with_name(TEMPORARY + folder.name)
+    shutil.rmtree(staging, ignore_errors=True)
+    try:
+        source.place(categories, staging)
+        rows = {category: _check(entry, category, staging, source.where) for category in categories}
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / FILE).unlink(missing_ok=True)
+        for category in categories:
+            placed[category] = {
+                "source": dataset.source,
+                "origin": origins[category],
+                "files": _listing(staging, category),
+                "rows": rows[category].to_dict("records"),
+            }
+            # Before the files are there: a kill in between leaves a damaged category, not a stranger's.
+            write_json(record, state)
+            shutil.rmtree(folder / category, ignore_errors=True)
+            (staging / category).replace(folder / category)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _read_state(record: Path, folder: Path) -> dict[str, Any]:
+    try:
+        state = read_json(record)
+        if state["version"] == _RECORD_VERSION:
+            return state
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        pass  # Lost or of another version: all is fetched again.
+    # What the manifest names was placed by fetch, here or on the machine that this folder was copied from.
+    owned = read_manifest(folder)["category"].unique() if (folder / FILE).exists() else []
+    lost = {"source": None, "origin": "", "files": {}, "rows": []}
+    return {
+        "version": _RECORD_VERSION,
+        "archive": None,
+        "categories": {str(name): dict(lost) for name in owned},
+    }
+
+
+def _is_intact(folder: Path, category: str, placed: dict[str, Any]) -> bool:
+    """Whether a category's files are those that were placed, perhaps touched, copied or linked anew since."""
+    found, expected = _listing(folder, category), placed["files"]
+    if found == expected:
+        return True
+    if {path: size for path, (size, _) in found.items()} != {path: size for path, (size, _) in expected.items()}:
+        return False
+    hashes = {row["path"]: row["sha256"] for row in placed["rows"]}
+    hashes |= {row["mask"]: row["mask_sha256"] for row in placed["rows"] if row["mask"]}
+    touched = [path for path in found if found[path] != expected[path] and path in hashes]
+    if any(file_sha256(folder / path) != hashes[path] for path in touched):
+        return False
+    placed["files"] = found
+    return True
+
+
+def _check(entry: Entry, category: str, staging: Path, where: str) -> pd.DataFrame:
+    try:
+        return scan(staging, category, entry.normal, entry.masks_required)
+    except DataError as error:
+        # The staging folder is gone when this is read.
+        raise DataError(str(error).replace(str(staging), where)) from None
+
+
+class _Source(Protocol):
+    where: str
+
+    def origin(self, category: str) -> str:
+        """Changes whenever `place` would place something else."""
+        ...
+
+    def place(self, categories: Sequence[str], folder: Path) -> None:
+        """Put the files of the categories to ``folder/<category>``; the folder does not exist yet."""
+        ...
+
+
+@dataclass
+class _Rendered:
+    where: str = "the demo"
+
+    def origin(self, category: str) -> str:
+        return fingerprint({"category": category, "seed": demo.SEED, "version": demo.VERSION})
+
+    def place(self, categories: Sequence[str], folder: Path) -> None:
+        for category in categories:
+            demo.render(category, folder / category, demo.SEED)
+
+
+@dataclass
+class _Packed:
+    """An archive, downloaded first if it has mirrors."""
+
+    where: str
+    path: Path
+    sha256: str
+    urls: Sequence[str]
+    entry: Entry
+    progress: Progress | None
+
+    def origin(self, category: str) -> str:
+        return self.sha256
+
+    def place(self, categories: Sequence[str], folder: Path) -> None:
+        if self.urls:
+            try:
+                download(self.urls, self.sha256, self.path, self.progress)
+            except DataError as error:
+                advice = f"set data.{self.entry.name}.source to a local archive or folder"
+                raise DataError(f"{str(error).rstrip('.')}; try again later or {advice}.") from None
+        root = self.entry.archive.root if self.entry.archive else ""
+        extract(self.path, root, categories, folder, self.progress)
+
+
+@dataclass
+class _Directory:
+    """A folder of category folders. A category that has vanished counts as unchanged."""
+
+    where: str
+    name: str
+    root: Path
+    known: Mapping[str, str]
+    progress: Progress | None
+
+    def origin(self, category: str) -> str:
+        path = self.root / category
+        if not path.is_dir():
+            return self.known.get(category, "")
+        for link in (path, *_files(path)):
+            if link.is_symlink():
+                raise DataError(f"{os.fspath(link)} is a link; replace it by what it points to.")
+        return fingerprint(_listing(self.root, category))
+
+    def place(self, categories: Sequence[str], folder: Path) -> None:
+        for category in categories:
+            files = _listing(self.root, category)
+            if not files:
+                missing = self.root / category if self.root.exists() else self.root
+                raise DataError(f"data.{self.name}.source leads to {missing}, which does not exist or is empty.")
+            done, total = 0, sum(size for size, _ in files.values())
+            for path, (size, _) in files.items():
+                (folder / path).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(self.root / path, folder / path)
+                done += size
+                if self.progress is not None:
+                    self.progress(f"copying {category}", done, total)
+
+
+def _source(
+    entry: Entry, source: str | None, state: dict[str, Any], downloads: Path, progress: Progress | None
+) -> _Source:
+    if entry.rendered:
+        if source is not None:
+            raise ParameterError(f"Dataset {entry.name} is rendered; set data.{entry.name}.source to null.")
+        return _Rendered()
+    if source is None:
+        if entry.archive is None:
+            raise ParameterError(f"data.{entry.name}.source must name the folder that holds your categories.")
+        path = downloads / entry.archive.file
+        return _Packed(str(path), path, entry.archive.sha256, entry.archive.urls, entry, progress)
+    path = Path(source)
+    if path.is_file():
+        if entry.archive is None:
+            raise ParameterError(f"data.{entry.name}.source is the file {path}; it must be a folder.")
+        state["archive"] = _vouched(entry.name, entry.archive, path, state["archive"])
+        return _Packed(str(path), path, state["archive"]["sha256"], (), entry, progress)
+    known = {name: placed["origin"] for name, placed in state["categories"].items() if placed["source"] == source}
+    root = path / entry.archive.root if entry.archive else path
+    root = root if root.is_dir() else path
+    return _Directory(str(root), entry.name, root, known, progress)
+
+
+def _vouched(name: str, archive: Archive, path: Path, known: dict[str, Any] | None) -> dict[str, Any]:
+    """Identity and SHA-256 of a local archive; ``known`` saves reading a file that has not changed since.
+
+    Raises:
+        DataError: neither the catalogue nor a file ``<archive>.sha256`` vouches for the content.
+    """
+    identity = {"path": str(path), "size": path.stat().st_size, "mtime_ns": path.stat().st_mtime_ns}
+    if known is not None and identity.items() <= known.items():
+        return known
+    found = file_sha256(path)
+    sidecar = path.with_name(path.name + ".sha256")
+    if found != archive.sha256:
+        if not sidecar.exists():
+            raise DataError(
+                f"{path} has sha256 {found}, but the published archive of {name} has {archive.sha256}; get "
+                f"it again, or, if you repacked it, state its sha256sum in {sidecar.name} beside it."
+            )
+        if found not in _stated(sidecar, path.name):
+            raise DataError(f"{path} has sha256 {found}, which {sidecar} does not state; get it again or correct that.")
+    return identity | {"sha256": found}
+
+
+def _stated(sidecar: Path, name: str) -> set[str]:
+    """The hashes that a file in the format of sha256sum states for a file name."""
+    text = sidecar.read_text(encoding="utf-8", errors="replace")
+    lines = re.findall(r"^([0-9a-fA-F]{64})(?:[ \t]+\*?(\S.*?))?\s*$", text, flags=re.MULTILINE)
+    return {digest.lower() for digest, file in lines if not file or Path(file).name == name}
+
+
+def _listing(folder: Path, category: str) -> dict[str, list[int]]:
+    """[size, modification time in ns] of each file of a category, by its path relative to ``folder``."""
+    found = {}
+    if (folder / category).is_dir():
+        for file in _files(folder / category):
+            status = file.stat()
+            found[Path(file.path).relative_to(folder).as_posix()] = [status.st_size, status.st_mtime_ns]
+    return dict(sorted(found.items()))
+
+
+def _files(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """All files and links below a folder, without hidden ones."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                yield from _files(Path(entry.path))
+            else:
+                yield entry

@@ -1,0 +1,73 @@
+"""Reading images and masks: always through Pillow, always as 8-bit RGB or boolean arrays."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from clflow.errors import DataError
+
+EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
+"""File name extensions of images, in lower case."""
+
+_ALPHA = ("RGBA", "RGBa", "LA", "La", "PA")
+
+
+def open_rgb(path: Path) -> Image.Image:
+    """Decode a whole image as 8-bit RGB, upright.
+
+    Grey and palette images become RGB, 16-bit grey is scaled (not clipped), transparency is laid on black.
+
+    Raises:
+        DataError: the file is missing, damaged, or of a pixel type without a known range (32-bit, float).
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return _as_rgb(ImageOps.exif_transpose(image))
+    except FileNotFoundError:
+        raise DataError(f"Image {path} does not exist; fetch the dataset again.") from None
+    # The decoders let all of these out, depending on where a file is damaged.
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
+        raise DataError(f"Image {path} cannot be decoded ({error}); replace the damaged file.") from None
+
+
+def read_image(path: Path, size: int | None = None) -> np.ndarray:
+    """Read an image as RGB, uint8 (H, W, 3); ``size`` squashes it to a square, bilinear and antialiased.
+
+    Raises:
+        DataError: see `open_rgb`.
+    """
+    image = open_rgb(path)
+    if size is not None:
+        image = image.resize((size, size), Image.Resampling.BILINEAR)
+    return np.array(image)
+
+
+def read_mask(path: Path, size: int, threshold: float) -> np.ndarray:
+    """Read a ground-truth mask as bool (size, size).
+
+    A pixel is True where at least the share ``threshold`` of the area it covers is non-zero in the file.
+
+    Raises:
+        DataError: see `open_rgb`.
+    """
+    defective = np.asarray(open_rgb(path)).any(axis=2).astype(np.float32)
+    share = Image.fromarray(defective).resize((size, size), Image.Resampling.BOX)
+    # The filter's weights sum to one only up to rounding; an exact tie must not depend on that.
+    return np.asarray(share) >= threshold - 1e-6
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        grey = np.asarray(image).astype(np.float32) * (255 / 65535)
+        return Image.fromarray(np.rint(grey).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise ValueError("32-bit and floating point pixels have no defined white; save it with 8 or 16 bits")
+    if image.mode in _ALPHA or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba).convert("RGB")
+    return image.convert("RGB")

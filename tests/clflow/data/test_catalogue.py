@@ -1,0 +1,37 @@
+"""The catalogue is complete and names what it does not know."""
+
+import re
+
+import pytest
+
+from clflow.data.catalogue import CATALOGUE, check_categories, find
+from clflow.errors import ParameterError
+
+
+def test_unknown_dataset_names_the_known_ones() -> None:
+    with pytest.raises(ParameterError, match="'mvtec' is unknown; name one of mvtec_ad, btad, demo, folder"):
+        find("mvtec")
+
+
+def test_unknown_category_names_the_known_ones() -> None:
+    with pytest.raises(ParameterError, match=r"no category '1'; data\.btad\.categories may name 01, 02, 03"):
+        check_categories(find("btad"), ("01", "1"))
+    check_categories(find("folder"), ("anything",))
+
+
+def test_counts_add_up_to_the_published_totals() -> None:
+    def total(name: str) -> tuple[int, int]:
+        counts = find(name).counts.values()
+        return sum(c.train for c in counts), sum(c.test_good + c.test_defective for c in counts)
+
+    assert len(find("mvtec_ad").counts) == 15
+    assert total("mvtec_ad") == (3629, 1725)
+    assert total("btad") == (1799, 741)
+
+
+def test_archives_can_be_downloaded_and_verified() -> None:
+    archives = [entry.archive for entry in CATALOGUE.values() if entry.archive is not None]
+    assert len(archives) == 2
+    for archive in archives:
+        assert all(url.startswith("https://") for url in archive.urls)
+        assert re.fullmatch("[0-9a-f]{64}", archive.sha256)
