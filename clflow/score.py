@@ -1,0 +1,29 @@
+"""Scoring images with a trained detector."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from clflow.data.images import read_image
+
+
+def image_batches(paths: Sequence[Path], size: int, batch: int) -> Iterator[Tensor]:
+    """Images as uint8 (B, size, size, 3) in the order of the paths.
+
+    Raises:
+        DataError: an image is missing or damaged.
+    """
+    for start in range(0, len(paths), batch):
+        yield torch.from_numpy(np.stack([read_image(path, size) for path in paths[start : start + batch]]))
+
+
+def upsample(maps: np.ndarray, size: int) -> np.ndarray:
+    """Score maps (N, h, w) at pixel resolution: float32 (N, size, size), bilinear."""
+    maps_bchw = torch.from_numpy(np.asarray(maps, dtype=np.float32))[:, None]
+    return F.interpolate(maps_bchw, size=(size, size), mode="bilinear", align_corners=False)[:, 0].numpy()

@@ -1,0 +1,101 @@
+"""Pretrained weights are really loaded, or there is an error."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from sklearn.datasets import load_sample_image
+
+from clflow.errors import ParameterError, WeightsError
+from clflow.model.backbone import Backbone, Weights, find_weights, pretrained_model, timm
+
+LITE0, LITE1, LITE2 = (f"tf_efficientnet_lite{i}" for i in range(3))
+
+
+@pytest.fixture(scope="module")
+def lite0() -> Backbone:
+    return Backbone(find_weights(LITE0, "offline"), (8, 16))
+
+
+def photograph(name: str) -> torch.Tensor:
+    image = Image.fromarray(load_sample_image(name)).resize((224, 224), Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None] / 255
+
+
+@pytest.mark.parametrize(
+    ("backbone", "photo", "label"),
+    [(LITE0, "flower.jpg", "daisy"), (LITE1, "china.jpg", "palace"), (LITE2, "china.jpg", "palace")],
+)
+def test_offline_weights_classify_a_photograph(backbone: str, photo: str, label: str):
+    model = pretrained_model(find_weights(backbone, "offline"))
+    with torch.no_grad():
+        best = model((photograph(photo) - 0.5) / 0.5)[0].topk(3).indices
+    names = [timm.data.ImageNetInfo().index_to_description(int(i)) for i in best]
+    assert any(label in name for name in names), names
+
+
+def test_features_have_the_asked_strides_and_never_train(lite0: Backbone):
+    features = lite0(torch.rand(2, 3, 64, 96))
+    assert [tuple(f.shape) for f in features] == [(2, 40, 8, 12), (2, 112, 4, 6)]
+    assert lite0.channels == (40, 112)
+    assert not any(p.requires_grad for p in lite0.parameters())
+    assert not lite0.train().training
+
+
+def test_cut_backbone_gives_the_features_of_the_whole_model(lite0: Backbone):
+    images = torch.rand(1, 3, 64, 64)
+    whole = pretrained_model(find_weights(LITE0, "offline"))
+    with torch.no_grad():
+        expected = whole.forward_intermediates((images - 0.5) / 0.5, indices=[2, 3], intermediates_only=True)
+    for ours, theirs in zip(lite0(images), expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_weights_of_another_model_are_refused():
+    other = find_weights(LITE1, "offline")
+    with pytest.raises(WeightsError, match="resnet18"):
+        Backbone(Weights("resnet18", other.file), (8,))
+
+
+def test_incomplete_file_is_refused(tmp_path: Path):
+    state = timm.create_model("resnet10t", pretrained=False).state_dict()
+    state.pop("layer1.0.conv1.weight")
+    save_file(state, tmp_path / "half.safetensors")
+    with pytest.raises(WeightsError, match=r"lacks 1 tensors.*layer1\.0\.conv1\.weight"):
+        Backbone(find_weights("resnet10t", str(tmp_path / "half.safetensors")), (8,))
+
+
+def test_local_file_is_loaded_and_may_lack_a_classifier(tmp_path: Path):
+    model = timm.create_model("resnet10t", pretrained=False)
+    state = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("fc.")}
+    save_file(state, tmp_path / "features.safetensors")
+    weights = find_weights("resnet10t", str(tmp_path / "features.safetensors"))
+    backbone = Backbone(weights, (8, 16))
+    assert torch.equal(backbone.net.state_dict()["layer1.0.conv1.weight"], state["layer1.0.conv1.weight"])
+    assert weights.identity().startswith("sha256:")
+
+
+def test_what_cannot_be_had_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    with pytest.raises(ParameterError, match="not a timm model"):
+        find_weights("resnet_50_wide", "hub")
+    with pytest.raises(WeightsError, match="no file"):
+        find_weights("resnet18", str(tmp_path / "absent.pth"))
+    with pytest.raises(WeightsError, match="no offline weights"):
+        find_weights("resnet18", "offline")
+    with pytest.raises(ParameterError, match=r"model\.strides"):
+        Backbone(find_weights(LITE0, "offline"), (8, 64))
+
+
+def test_unreachable_hub_is_an_error_and_not_random_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(WeightsError, match="the model hub"):
+        Backbone(find_weights("resnet18.tv_in1k", "hub"), (8,))
+
+
+def test_digest_names_the_tensors(lite0: Backbone):
+    assert lite0.digest() == Backbone(find_weights(LITE0, "offline"), (8, 16)).digest()
+    assert lite0.digest() != Backbone(find_weights(LITE0, "offline"), (8,)).digest()

@@ -1,0 +1,59 @@
+"""What each loss attracts and repels, and that no push is unbounded."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from clflow.model.losses import anomaly_score, box_contrast, proxy_classification
+
+
+def test_anomaly_score_is_the_gaussian_likelihood_per_dimension():
+    z, logdet = torch.randn(7, 5, dtype=torch.float64), torch.randn(7, dtype=torch.float64)
+    normal = torch.distributions.MultivariateNormal(torch.zeros(5).double(), torch.eye(5).double())
+    expected = -(normal.log_prob(z) + logdet) / 5
+    constant = 0.5 * math.log(2 * math.pi)
+    torch.testing.assert_close(anomaly_score(z, logdet), expected - constant)
+
+
+def test_contrast_is_zero_for_agreeing_normals_and_orthogonal_anomalies():
+    normal = torch.tensor([1.0, 0.0]).expand(3, 4, 2)
+    anomalous = torch.tensor([0.0, 1.0]).expand(3, 4, 2)
+    assert box_contrast(normal, anomalous).item() == pytest.approx(0, abs=1e-6)
+    assert box_contrast(normal, normal).item() == pytest.approx(1, abs=1e-6)
+    assert box_contrast(normal, -normal).item() == pytest.approx(0, abs=1e-6)  # no reward beyond orthogonal
+
+
+def test_contrast_does_not_reward_length():
+    normal, anomalous = torch.randn(3, 4, 8), torch.randn(3, 4, 8)
+    torch.testing.assert_close(box_contrast(normal, anomalous), box_contrast(normal, 100 * anomalous))
+
+
+def test_proxy_pushes_anomalies_out_to_a_finite_distance_only():
+    smoothing, temperature = 0.1, 0.25
+    normal = torch.linspace(0, 1, 101)
+    boundary = 0.9
+    optimum = boundary + temperature * math.log((2 - smoothing) / smoothing)
+
+    def loss_and_slope(score: float) -> tuple[float, float]:
+        anomalous = torch.tensor([score], requires_grad=True)
+        loss = proxy_classification(normal, anomalous, smoothing, boundary, temperature)
+        loss.backward()
+        assert anomalous.grad is not None
+        return loss.item(), anomalous.grad.item()
+
+    assert loss_and_slope(boundary)[1] < 0
+    assert loss_and_slope(optimum)[1] == pytest.approx(0, abs=1e-5)
+    assert loss_and_slope(optimum + 5)[1] > 0
+
+
+def test_proxy_is_smoothed_cross_entropy_of_two_classes():
+    normal, anomalous = torch.randn(50), torch.randn(20) + 2
+    boundary = torch.quantile(normal, 0.98)
+    logits = (torch.cat([normal, anomalous]) - boundary) / 0.5
+    two = torch.stack([-logits / 2, logits / 2], dim=1)
+    labels = torch.tensor([0] * 50 + [1] * 20)
+    each = F.cross_entropy(two, labels, label_smoothing=0.2, reduction="none")
+    expected = (each[:50].mean() + each[50:].mean()) / 2
+    torch.testing.assert_close(proxy_classification(normal, anomalous, 0.2, 0.98, 0.5), expected)
