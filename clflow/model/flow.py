@@ -35,7 +35,10 @@ class Flow(nn.Module):
         hidden = max(1, round(channels * hidden_ratio))
 
         def subnet(inputs: int, outputs: int) -> nn.Module:
-            return nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, outputs))
+            last = nn.Linear(hidden, outputs)
+            nn.init.zeros_(last.weight)  # the flow begins as the identity, up to order (Glow, section 3.3)
+            nn.init.zeros_(last.bias)
+            return nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), last)
 
         numpy_state = np.random.get_state()  # FrEIA seeds NumPy's global generator for its permutations
         with torch.random.fork_rng(devices=[]):

@@ -11,6 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+_FAR = 10.0
+
+
 def anomaly_score(z_nc: Tensor, logdet_n: Tensor) -> Tensor:
     """Negative log-likelihood (N,) of positions in nats per dimension, up to a constant: score and first loss."""
     return (0.5 * z_nc.pow(2).sum(dim=1) - logdet_n) / z_nc.shape[1]
@@ -40,6 +43,7 @@ def proxy_classification(
     boundary = torch.quantile(normal_n.detach(), boundary_quantile)
     losses = []
     for scores, target in ((normal_n, smoothing / 2), (anomalous_m, 1 - smoothing / 2)):
-        logits = (scores - boundary) / temperature
+        # Positions that are far out already are left alone; pulling them back would outweigh all others.
+        logits = ((scores - boundary) / temperature).clamp(-_FAR, _FAR)
         losses.append(F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, target)))
     return (losses[0] + losses[1]) / 2

@@ -13,6 +13,10 @@ def make(channels: int, steps: int, seed: int) -> Flow:
     generator = torch.Generator().manual_seed(seed)
     mean = torch.randn(channels, generator=generator)
     flow.standardise(mean, 0.5 + torch.rand(channels, generator=generator))
+    with torch.no_grad():  # an untrained flow is the identity, which would prove little
+        for parameter in flow.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
     return flow
 
 
@@ -55,6 +59,14 @@ def test_seed_determines_the_flow_and_global_generators_are_left_alone(seed: int
         assert torch.equal(value, second.state_dict()[name])
     other = make(6, 2, seed + 1)
     assert any(not torch.equal(v, other.state_dict()[k]) for k, v in first.state_dict().items())
+
+
+def test_untrained_flow_only_standardises():
+    flow = Flow(6, 3, hidden_ratio=1.0, clamp=1.9, seed=0)
+    x = torch.randn(4, 6)
+    z, logdet = flow(x)
+    torch.testing.assert_close(z.sort(dim=1).values, x.sort(dim=1).values)
+    torch.testing.assert_close(logdet, torch.zeros(4))
 
 
 def test_positions_do_not_see_each_other():

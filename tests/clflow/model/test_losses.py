@@ -45,15 +45,16 @@ def test_proxy_pushes_anomalies_out_to_a_finite_distance_only():
 
     assert loss_and_slope(boundary)[1] < 0
     assert loss_and_slope(optimum)[1] == pytest.approx(0, abs=1e-5)
-    assert loss_and_slope(optimum + 5)[1] > 0
+    assert loss_and_slope(optimum + 1)[1] > 0
+    assert loss_and_slope(optimum + 100)[1] == 0
 
 
 def test_proxy_is_smoothed_cross_entropy_of_two_classes():
     normal, anomalous = torch.randn(50), torch.randn(20) + 2
     boundary = torch.quantile(normal, 0.98)
-    logits = (torch.cat([normal, anomalous]) - boundary) / 0.5
+    logits = torch.cat([normal, anomalous]) - boundary
     two = torch.stack([-logits / 2, logits / 2], dim=1)
     labels = torch.tensor([0] * 50 + [1] * 20)
     each = F.cross_entropy(two, labels, label_smoothing=0.2, reduction="none")
     expected = (each[:50].mean() + each[50:].mean()) / 2
-    torch.testing.assert_close(proxy_classification(normal, anomalous, 0.2, 0.98, 0.5), expected)
+    torch.testing.assert_close(proxy_classification(normal, anomalous, 0.2, 0.98, 1.0), expected)

@@ -1,0 +1,276 @@
+"""Training a flow on cached features: a fixed budget of steps, resumable at every report, bit for bit."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from sklearn.metrics import roc_auc_score
+from torch import Tensor, nn
+
+from clflow.errors import DivergenceError
+from clflow.files import read_json, write_json
+from clflow.fitdata import FitData
+from clflow.model.detector import Thresholds, build_flow, pool_scores, score_maps
+from clflow.model.flow import Flow
+from clflow.model.losses import anomaly_score, box_contrast, proxy_classification
+from clflow.params import Loss, Model, Train
+
+_DIVERGED = 1e4  # nats per dimension; a working run stays within a few
+_BATCH = 32
+
+Save = Callable[[Path], None]
+Report = Callable[[dict[str, float], Save], None]
+
+
+@dataclass(frozen=True)
+class Worker:
+    """The place of this process among those that train one cell together.
+
+    Attributes:
+        rank: of this process; 0 validates and writes checkpoints.
+        world: how many there are.
+        device: where it computes.
+        parallel: makes a module average its gradients over the processes; identity if there is one.
+    """
+
+    rank: int
+    world: int
+    device: torch.device
+    parallel: Callable[[nn.Module], nn.Module]
+
+
+def fit(
+    data: FitData,
+    model: Model,
+    loss: Loss,
+    train: Train,
+    seed: int,
+    worker: Worker,
+    report: Report,
+    resume: Path | None = None,
+) -> tuple[Flow, list[dict[str, float]]]:
+    """Train a flow for ``train.steps`` steps; the last weights count, nothing is selected.
+
+    Args:
+        data: features of one category.
+        model, loss, train: its parameters.
+        seed: of weights, permutations and sampling.
+        worker: this process among its peers.
+        report: called ``train.reports`` times with the means since the last report, validation figures, and a
+            function that writes a checkpoint to a folder.
+        resume: a checkpoint to continue from; the result is that of an uninterrupted run.
+
+    Returns:
+        the trained flow, and the learning curves: all that was reported.
+
+    Raises:
+        DivergenceError: the loss is no longer a useful number.
+    """
+    flow = build_flow(model, data.normal.shape[-1], seed)
+    flow.standardise(*_channel_statistics(data.normal))
+    flow.to(worker.device)
+    optimizer = torch.optim.Adam(
+        [p for p in flow.parameters() if p.requires_grad],
+        lr=train.learning_rate,
+        weight_decay=train.weight_decay,
+    )
+    history: list[dict[str, float]] = []
+    if resume is not None:
+        history = _load_checkpoint(resume, flow, optimizer)
+    done, seconds = (int(history[-1]["step"]), history[-1]["seconds"]) if history else (0, 0.0)
+    batches = _Batches(data, train, seed, worker)
+    trained = worker.parallel(flow)
+    report_at = {round(train.steps * (i + 1) / train.reports) for i in range(train.reports)}
+    sums: Counter[str] = Counter()
+    since = done
+    begin = time.perf_counter()
+
+    for step in range(done, train.steps):
+        rate = _learning_rate(step, train)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        terms = _loss_terms(trained, batches.draw(step, pairs=loss.contrast > 0 or loss.proxy > 0), loss)
+        if not abs(terms["loss"].item()) < _DIVERGED:
+            raise DivergenceError(
+                f"training diverged at step {step + 1} (loss {terms['loss'].item():.3g}); lower train.learning_rate, "
+                "model.clamp or the loss weights."
+            )
+        optimizer.zero_grad(set_to_none=True)
+        terms["loss"].backward()
+        terms["gradient_norm"] = nn.utils.clip_grad_norm_(flow.parameters(), train.clip_norm)
+        optimizer.step()
+        sums.update({name: value.item() for name, value in terms.items()})
+
+        if step + 1 in report_at:
+            point = {"step": step + 1, "learning_rate": rate}
+            point |= {name: value / (step + 1 - since) for name, value in sums.items()}
+            if worker.rank == 0:
+                point |= _validate(flow, data, model, worker.device)
+            point["seconds"] = seconds + time.perf_counter() - begin
+            history.append(point)
+            report(point, lambda folder: _save_checkpoint(folder, flow, optimizer, history))
+            sums.clear()
+            since = step + 1
+    return flow, history
+
+
+def held_out_scores(flow: Flow, data: FitData, model: Model, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
+    """Image scores of held-out normal images (k,) and of the synthetic anomalies made from them (j,)."""
+    normal, synthetic = (
+        _maps(flow, data.held_out_normal, device),
+        _maps(flow, data.held_out_synthetic, device),
+    )
+    return pool_scores(normal, model.top_fraction).numpy(), pool_scores(synthetic, model.top_fraction).numpy()
+
+
+def thresholds(flow: Flow, data: FitData, model: Model, quantile: float, device: torch.device) -> Thresholds:
+    """Thresholds that the share ``quantile`` of held-out normal images stays below, as a whole and in every pixel."""
+    maps = _maps(flow, data.held_out_normal, device)
+    image = np.quantile(pool_scores(maps, model.top_fraction).numpy(), quantile)
+    pixel = np.quantile(maps.flatten(1).max(dim=1).values.numpy(), quantile)
+    return Thresholds(float(image), float(pixel))
+
+
+def _validate(flow: Flow, data: FitData, model: Model, device: torch.device) -> dict[str, float]:
+    normal, synthetic = held_out_scores(flow, data, model, device)
+    labels = np.repeat([0, 1], [len(normal), len(synthetic)])
+    return {"validation_auroc": float(roc_auc_score(labels, np.concatenate([normal, synthetic])))}
+
+
+@torch.no_grad()
+def _maps(flow: Flow, features: np.ndarray, device: torch.device) -> Tensor:
+    chunks = [
+        torch.from_numpy(np.array(features[i : i + _BATCH])).to(device).float() for i in range(0, len(features), _BATCH)
+    ]
+    return torch.cat([score_maps(flow, chunk).cpu() for chunk in chunks])
+
+
+def _learning_rate(step: int, train: Train) -> float:
+    """Linear warm-up, then a cosine to zero."""
+    if step < train.warmup:
+        return train.learning_rate * (step + 1) / train.warmup
+    progress = (step - train.warmup) / (train.steps - train.warmup)
+    return train.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def _loss_terms(flow: nn.Module, batch: _Batch, loss: Loss) -> dict[str, Tensor]:
+    z_nc, logdet_n = flow(batch.features)
+    scores_n = anomaly_score(z_nc, logdet_n)
+    normal_n = scores_n[: batch.normals]
+    terms = {"likelihood": normal_n.mean()}
+    total = terms["likelihood"]
+    if batch.pairs:
+        shape = (3, batch.pairs, -1)
+        box, box_anomalous, _ = z_nc[batch.normals :].reshape(*shape, z_nc.shape[1])
+        anomalous_n = scores_n[batch.normals :].reshape(shape)[2].flatten()
+        if loss.contrast > 0:
+            terms["contrast"] = box_contrast(box, box_anomalous)
+            total = total + loss.contrast * terms["contrast"]
+        if loss.proxy > 0:
+            terms["proxy"] = proxy_classification(
+                normal_n, anomalous_n, loss.smoothing, loss.boundary_quantile, loss.temperature
+            )
+            total = total + loss.proxy * terms["proxy"]
+    return terms | {"loss": total}
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Positions as rows: ``normals`` of normal images, then for each pair as many of its box in the original, of the
+    same box in the synthetic image, and of the anomaly itself."""
+
+    features: Tensor
+    normals: int
+    pairs: int
+
+
+class _Batches:
+    """Draws every step's batch from (seed, step) alone, so that a resumed run sees what it would have seen.
+
+    With several workers each takes its share of the same draw.
+    """
+
+    def __init__(self, data: FitData, train: Train, seed: int, worker: Worker):
+        self.data, self.train, self.seed, self.worker = data, train, seed, worker
+        self.positions = data.normal.shape[1] * data.normal.shape[2]
+        self.normal = data.normal.reshape(-1, data.normal.shape[-1])
+        self.synthetic = data.synthetic.reshape(-1, data.synthetic.shape[-1])
+        self.boxes = [_box_positions(box, data.normal.shape[2]) for box in data.boxes]
+        # A defect smaller than half a position still has the position it covers most.
+        self.anomalies = [np.flatnonzero(c >= min(0.5, c.max())) for c in data.coverage]
+
+    def draw(self, step: int, pairs: bool) -> _Batch:
+        rng = np.random.default_rng([self.seed, step])
+        share = slice(self.worker.rank, None, self.worker.world)
+        rows = [self.normal[rng.integers(len(self.normal), size=self.train.positions)[share]]]
+        normals, count = len(rows[0]), 0
+        if pairs:
+            chosen = rng.integers(len(self.synthetic) // self.positions, size=self.train.pairs)
+            box = self._positions(rng, self.boxes, chosen)
+            anomaly = self._positions(rng, self.anomalies, chosen)
+            chosen, box, anomaly = chosen[share], box[share], anomaly[share]
+            count = len(chosen)
+            rows.append(self.normal[(self.data.original[chosen, None] * self.positions + box).ravel()])
+            for inside in (box, anomaly):
+                rows.append(self.synthetic[(chosen[:, None] * self.positions + inside).ravel()])
+        features = torch.from_numpy(np.concatenate(rows)).to(self.worker.device).float()
+        return _Batch(features, normals, count)
+
+    def _positions(self, rng: np.random.Generator, places: list[np.ndarray], chosen: np.ndarray) -> np.ndarray:
+        """(P, K) positions, drawn with replacement from each chosen image's places."""
+        uniform = rng.random((len(chosen), self.train.box_positions))
+        return np.stack(
+            [places[i][(u * len(places[i])).astype(np.int64)] for i, u in zip(chosen, uniform, strict=True)]
+        )
+
+
+def _box_positions(box: np.ndarray, width: int) -> np.ndarray:
+    x0, y0, x1, y1 = box
+    return (np.arange(y0, y1)[:, None] * width + np.arange(x0, x1)).ravel()
+
+
+def _channel_statistics(features: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (C,) over all images and positions, in double precision, a chunk at a time."""
+    total = np.zeros(features.shape[-1])
+    squares = np.zeros_like(total)
+    for start in range(0, len(features), _BATCH):
+        chunk = features[start : start + _BATCH].reshape(-1, features.shape[-1]).astype(np.float64)
+        total += chunk.sum(axis=0)
+        squares += np.square(chunk).sum(axis=0)
+    count = features.size // features.shape[-1]
+    mean = total / count
+    std = np.sqrt(np.maximum(squares / count - mean**2, 0))
+    # A channel that hardly ever changes in normal images must not outweigh all others as soon as it does.
+    std = np.maximum(std, 0.1 * np.median(std))
+    return torch.from_numpy(mean).float(), torch.from_numpy(std).float()
+
+
+def _save_checkpoint(
+    folder: Path, flow: Flow, optimizer: torch.optim.Optimizer, history: list[dict[str, float]]
+) -> None:
+    """Write all that a resumed run needs, without pickle."""
+    save_file(flow.state_dict(), folder / "flow.safetensors")
+    states = optimizer.state_dict()["state"]
+    save_file(
+        {f"{i}.{name}": value for i, state in states.items() for name, value in state.items()},
+        folder / "optimizer.safetensors",
+    )
+    write_json(folder / "history.json", history)
+
+
+def _load_checkpoint(folder: Path, flow: Flow, optimizer: torch.optim.Optimizer) -> list[dict[str, float]]:
+    flow.load_state_dict(load_file(folder / "flow.safetensors"))
+    states: dict[int, dict[str, Tensor]] = {}
+    for key, value in load_file(folder / "optimizer.safetensors").items():
+        index, name = key.split(".")
+        states.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": states})
+    return read_json(folder / "history.json")

@@ -1,0 +1,41 @@
+"""CL-Flow, and the plain flow it grew from (FastFlow's idea, arXiv 2111.07677): the same code without its losses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from clflow.fit import Report, Worker, fit, thresholds
+from clflow.fitdata import FitData
+from clflow.model.detector import Detector
+from clflow.model.features import FeatureGrid
+from clflow.params import Params
+
+
+@dataclass(frozen=True)
+class FlowMethod:
+    """A flow on frozen features.
+
+    Attributes:
+        contrastive: learn from synthetic anomalies, too. Without, only the likelihood of normals is left.
+    """
+
+    contrastive: bool
+
+    def fit(
+        self,
+        features: FeatureGrid,
+        data: FitData,
+        params: Params,
+        seed: int,
+        worker: Worker,
+        report: Report,
+        resume: Path | None,
+    ) -> tuple[Detector, list[dict[str, float]]]:
+        """See `Method.fit`."""
+        model, loss = params.model, params.loss
+        if not self.contrastive:
+            loss = loss.model_copy(update={"contrast": 0.0, "proxy": 0.0})
+        flow, history = fit(data, model, loss, params.train, seed, worker, report, resume)
+        limits = thresholds(flow, data, model, params.protocol.threshold_quantile, worker.device)
+        return Detector(features, flow, model, seed, params.protocol.image_size, limits), history
