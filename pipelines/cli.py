@@ -1,0 +1,160 @@
+"""The command line: every stage of dvc.yaml is a verb, and so is what stands around them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clflow.errors import ClflowError
+from clflow.params import Params, load
+
+# Libraries are imported inside the verbs: `clflow fetch` must not wait for torch, Ray and MLflow.
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="CL-Flow visual anomaly detection: train, score, track and compare, one verb per stage.",
+)
+
+ParamsFile = Annotated[Path, typer.Option("--params", help="Parameter file; its folder is the workspace.")]
+DatasetName = Annotated[str, typer.Option("--dataset", help="A dataset of the parameter file.")]
+DEFAULT = Path("params.yaml")
+
+
+@app.command()
+def fetch(dataset: DatasetName, params: ParamsFile = DEFAULT) -> None:
+    """Bring a dataset's images here, verified, with a manifest."""
+    from pipelines import fetch as stage
+
+    stage.run(*_workspace(params, dataset))
+
+
+@app.command()
+def synthesize(dataset: DatasetName, params: ParamsFile = DEFAULT) -> None:
+    """Make synthetic anomalies with masks and boxes, and a contact sheet per category."""
+    from pipelines import synthesize as stage
+
+    stage.run(*_workspace(params, dataset))
+
+
+@app.command()
+def train(
+    dataset: DatasetName,
+    params: ParamsFile = DEFAULT,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+) -> None:
+    """Train the cells that are missing, as many at once as fit."""
+    from pipelines import train as stage
+
+    arguments = _workspace(params, dataset)
+    if dry_run:
+        print("\n".join(stage.describe(*arguments)))
+    else:
+        stage.run(*arguments)
+
+
+@app.command()
+def evaluate(dataset: DatasetName, params: ParamsFile = DEFAULT) -> None:
+    """Score the test images with every trained cell."""
+    from pipelines import evaluate as stage
+
+    stage.run(*_workspace(params, dataset))
+
+
+@app.command()
+def aggregate(
+    params: ParamsFile = DEFAULT,
+    allow_missing: Annotated[bool, typer.Option("--allow-missing", help="Leave out cells without scores.")] = False,
+) -> None:
+    """Compute all metrics from the stored scores."""
+    from pipelines import aggregate as stage
+
+    loaded, workspace = _load(params)
+    stage.run(loaded, workspace, allow_missing)
+
+
+@app.command()
+def report(params: ParamsFile = DEFAULT) -> None:
+    """Write leaderboard, plots and galleries, and bring the results to MLflow."""
+    from pipelines import report as stage
+
+    loaded, workspace = _load(params)
+    stage.run(loaded, workspace)
+    stage.publish(loaded, workspace)
+
+
+@app.command()
+def sync(params: ParamsFile = DEFAULT) -> None:
+    """Bring to MLflow what it missed while it could not be reached."""
+    from pipelines import cells
+    from pipelines.tracking import Tracker
+
+    loaded, workspace = _load(params)
+    wanted = cells.plan(loaded, workspace)
+    tracker = Tracker.connect(loaded, workspace)
+    tracker.sync(wanted, workspace)
+    tracker.require()
+    print(f"MLflow at {tracker.uri} has all of {len(wanted)} cells that are complete.")
+
+
+@app.command()
+def doctor(params: ParamsFile = DEFAULT) -> None:
+    """Check resources, paths, weights, tracking and dataset links; say what is wrong and what to do."""
+    from pipelines.doctor import examine
+
+    loaded, workspace = _load(params)
+    raise typer.Exit(2 if examine(loaded, workspace) else 0)
+
+
+@app.command()
+def benchmark(
+    params: Annotated[Path, typer.Option("--params", help="Parameter file of the benchmark.")],
+    workspace: Annotated[Path, typer.Option("--workspace", help="Folder to work in; kept and continued.")],
+) -> None:
+    """Run the pipeline of this checkout on any parameter file, in a folder of its own."""
+    from pipelines import benchmark as runner
+
+    raise typer.Exit(runner.run(params.resolve(), workspace.resolve()))
+
+
+def _load(params: Path) -> tuple[Params, Path]:
+    return load(params), params.resolve().parent
+
+
+def _workspace(params: Path, dataset: str) -> tuple[Params, str, Path]:
+    loaded, workspace = _load(params)
+    if dataset not in loaded.data:
+        raise ClflowError(f"--dataset {dataset!r} is not described in {params}; it has {', '.join(loaded.data)}.")
+    return loaded, dataset, workspace
+
+
+def main() -> None:
+    """Run a verb. What a person can mend is one sentence and exit code 2; anything else is a bug, with its trace."""
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    # Weights come from where the parameters say; a hub that cannot be reached must fail at once, not after a minute.
+    os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", "10")
+    try:
+        app()
+    except ClflowError as error:
+        _stop(str(error))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        _stop(
+            f"{error.strerror}: {error.filename or 'the workspace'}; free space or correct the permissions, run again."
+        )
+
+
+def _stop(sentence: str) -> None:
+    print(f"error: {sentence}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+if __name__ == "__main__":
+    main()

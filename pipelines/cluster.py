@@ -1,0 +1,86 @@
+"""Ray: one session per stage, and how many cells fit into it at once."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import ray
+
+from clflow.errors import ClflowError
+from clflow.params import Resources
+
+
+@contextmanager
+def session(resources: Resources) -> Iterator[None]:
+    """Start Ray on this machine, or join the cluster that the parameters name, and leave it at the end.
+
+    Raises:
+        ClflowError: the cluster cannot be reached.
+    """
+    # Progress bars and deduplicated worker output have no place in a stage's log.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
+    try:
+        ray.init(
+            address=resources.cluster,
+            include_dashboard=False if resources.cluster == "local" else None,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    except ConnectionError as error:
+        raise ClflowError(
+            f"no Ray cluster answers at resources.cluster {resources.cluster!r} ({error}); start it or use local."
+        ) from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def has_gpus() -> bool:
+    """Whether the cluster has any GPU."""
+    return ray.cluster_resources().get("GPU", 0) > 0
+
+
+def worker_resources(resources: Resources) -> dict[str, float]:
+    """What one worker of a cell takes."""
+    wanted: dict[str, float] = {"CPU": resources.cpus_per_worker}
+    if has_gpus() and resources.gpus_per_worker > 0:
+        wanted["GPU"] = resources.gpus_per_worker
+    return wanted
+
+
+def concurrent_cells(resources: Resources) -> int:
+    """How many cells fit into the cluster at once.
+
+    Raises:
+        ClflowError: not even one does. Ray itself would wait for ever.
+    """
+    total = ray.cluster_resources()
+    cells = min(
+        int(total.get(kind, 0) // (amount * resources.workers_per_cell))
+        for kind, amount in worker_resources(resources).items()
+    )
+    if cells == 0:
+        raise ClflowError(
+            f"one cell needs {resources.workers_per_cell} x {worker_resources(resources)}, but the cluster has "
+            f"{total.get('CPU', 0):g} CPUs and {total.get('GPU', 0):g} GPUs; lower resources.workers_per_cell, "
+            "cpus_per_worker or gpus_per_worker."
+        )
+    return cells
+
+
+def storage_path(resources: Resources, workspace: Path) -> str:
+    """Where Ray Train keeps checkpoints of running cells.
+
+    Raises:
+        ClflowError: the cluster has several nodes, but no storage that all of them see.
+    """
+    if resources.storage is not None:
+        return resources.storage
+    if len([node for node in ray.nodes() if node["Alive"]]) > 1:
+        raise ClflowError("the cluster has several nodes; set resources.storage to a folder or bucket all of them see.")
+    return str(workspace / ".clflow" / "ray")

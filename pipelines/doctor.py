@@ -1,0 +1,118 @@
+"""``clflow doctor``: everything a benchmark needs, checked before hours are spent on it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import requests
+from rich.console import Console
+
+from clflow.data.catalogue import find
+from clflow.data.fetch import cache_folder
+from clflow.errors import ClflowError
+from clflow.params import Params
+
+_FREE_GB = 10
+
+
+def examine(params: Params, workspace: Path) -> int:
+    """Run all checks, print a line for each, and return how many found something wrong."""
+    console = Console(soft_wrap=True, highlight=False)
+    checks: list[tuple[str, Callable[[Params, Path], Iterator[str]]]] = [
+        ("resources", _resources),
+        ("paths", _paths),
+        ("methods", _methods),
+        ("weights", _weights),
+        ("datasets", _datasets),
+        ("tracking", _tracking),
+    ]
+    wrong = 0
+    for name, check in checks:
+        try:
+            for line in check(params, workspace):
+                console.print(f"ok     {name}: {line}", markup=False)
+        except ClflowError as error:
+            wrong += 1
+            console.print(f"WRONG  {name}: {error}", markup=False)
+    console.print(f"{wrong} of {len(checks)} checks found something wrong." if wrong else "All is well.", markup=False)
+    return wrong
+
+
+def _resources(params: Params, workspace: Path) -> Iterator[str]:
+    from pipelines import cluster
+
+    with cluster.session(params.resources):
+        yield f"{cluster.concurrent_cells(params.resources)} cells at once, GPUs: {cluster.has_gpus()}"
+
+
+def _paths(params: Params, workspace: Path) -> Iterator[str]:
+    for folder in (workspace, cache_folder()):
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise ClflowError(f"{folder} cannot be written; correct its permissions or set CLFLOW_CACHE.")
+        free = shutil.disk_usage(folder).free / 1e9
+        if free < _FREE_GB:
+            raise ClflowError(f"{folder} has {free:.1f} GB free; {_FREE_GB} are needed for features and cells.")
+        yield f"{folder} has {free:.0f} GB free"
+
+
+def _methods(params: Params, workspace: Path) -> Iterator[str]:
+    from clflow.methods import find_method
+
+    for method in params.benchmark.methods:
+        find_method(method)
+        yield method
+
+
+def _weights(params: Params, workspace: Path) -> Iterator[str]:
+    from clflow.model.backbone import Backbone, find_weights
+
+    wanted = [params.model, *(params.for_category(*key.split("/", 1)).model for key in params.overrides)]
+    for backbone, source, strides in sorted({(m.backbone, m.weights, m.strides) for m in wanted}):
+        weights = find_weights(backbone, source)
+        digest = Backbone(weights, strides).digest()
+        yield f"{backbone} from {weights.file or 'the hub'}, digest {digest[:12]}"
+
+
+def _datasets(params: Params, workspace: Path) -> Iterator[str]:
+    problems = []
+    for name in params.benchmark.datasets:
+        entry, source = find(name), params.data[name].source
+        archive = entry.archive
+        if source is not None:
+            if not Path(source).exists():
+                problems.append(f"data.{name}.source {source} does not exist")
+            else:
+                yield f"{name} from {source}"
+        elif archive is None:
+            yield f"{name} needs no download"
+        elif (cache_folder() / "downloads" / archive.file).exists():
+            yield f"{name} is downloaded"
+        else:
+            answers = {url: _link(url) for url in archive.urls}
+            if not any(answer == "ok" for answer in answers.values()):
+                tried = ", ".join(f"{url}: {answer}" for url, answer in answers.items())
+                problems.append(f"no link of {name} answers ({tried}); set data.{name}.source to a local archive")
+            else:
+                yield f"{name} can be downloaded"
+    if problems:
+        raise ClflowError("; ".join(problems) + ".")
+
+
+def _link(url: str) -> str:
+    try:
+        with requests.get(url, stream=True, timeout=10) as response:
+            return "ok" if response.ok else f"HTTP {response.status_code}"
+    except requests.RequestException as error:
+        return type(error).__name__
+
+
+def _tracking(params: Params, workspace: Path) -> Iterator[str]:
+    from pipelines.tracking import Tracker
+
+    tracker = Tracker.connect(params, workspace)
+    tracker.require()
+    yield tracker.uri

@@ -1,0 +1,104 @@
+"""Stage ``evaluate``: score every test image with every trained cell; the backbone sees an image once per category."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import ray
+import torch
+
+from clflow.data.manifest import category_rows, data_hash, read_manifest
+from clflow.errors import CellError
+from clflow.files import folder_atomically, read_json, write_json
+from clflow.model.detector import Detector, score_maps
+from clflow.params import Params
+from clflow.provenance import source_hash
+from clflow.score import image_batches
+from pipelines import cells, cluster
+from pipelines.cells import Cell
+
+MARKER = "score.json"
+CODE = ("model", "score.py", "data/images.py", "data/manifest.py")
+_BATCH = 16
+
+
+def run(params: Params, dataset: str, workspace: Path) -> None:
+    """Score the test images of a dataset with those cells that have no scores of them yet.
+
+    Raises:
+        CellError: a cell is not trained.
+    """
+    wanted = cells.plan(params, workspace, (dataset,))
+    untrained = [c.name for c in wanted if not cells.is_complete(workspace / "runs" / dataset / c.name, c.key)]
+    if untrained:
+        raise CellError(f"{len(untrained)} cells of {dataset} are not trained ({', '.join(untrained[:3])}); run train.")
+    folder = workspace / "scores" / dataset
+    folder.mkdir(parents=True, exist_ok=True)
+    cells.prune(folder, {cell.name for cell in wanted})
+    manifest = read_manifest(workspace / "data" / dataset)
+    todo: dict[str, list[Cell]] = {}
+    for cell in wanted:
+        test_hash = data_hash(category_rows(manifest, cell.category, "test"))
+        if not _is_current(folder / cell.name, cell, test_hash):
+            todo.setdefault(cell.category, []).append(cell)
+    if not todo:
+        return
+    with cluster.session(params.resources):
+        cluster.concurrent_cells(params.resources)
+        wants = cluster.worker_resources(params.resources)
+        score = ray.remote(num_cpus=wants["CPU"], num_gpus=wants.get("GPU", 0))(_score_category)
+        pending = {score.remote(todo[c], workspace, params.resources.cpus_per_worker): c for c in todo}
+        while pending:
+            (done,), _ = ray.wait(list(pending), num_returns=1)
+            seconds = ray.get(done)
+            category = pending.pop(done)
+            print(f"{dataset} {category}: {len(todo[category])} cells scored in {seconds:.1f} s", flush=True)
+
+
+def _is_current(folder: Path, cell: Cell, test_hash: str) -> bool:
+    if not cells.is_complete(folder, cell.key, MARKER):
+        return False
+    record = read_json(folder / MARKER)
+    return record["test_hash"] == test_hash and record["code"] == source_hash(*CODE)
+
+
+def _score_category(todo: list[Cell], workspace: Path, threads: int) -> float:
+    """Score one category's test images with its cells; returns seconds."""
+    begin = time.perf_counter()
+    torch.set_num_threads(threads)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    data = workspace / "data" / todo[0].dataset
+    rows = category_rows(read_manifest(data), todo[0].category, "test")
+    first = Detector.load(workspace / "runs" / todo[0].dataset / todo[0].name)
+    detectors = [first] + [
+        Detector.load(workspace / "runs" / cell.dataset / cell.name, first.features) for cell in todo[1:]
+    ]
+    for detector in detectors:
+        detector.to(device)
+    maps: list[list[np.ndarray]] = [[] for _ in todo]
+    image_scores: list[list[np.ndarray]] = [[] for _ in todo]
+    with torch.inference_mode():
+        for images in image_batches([data / path for path in rows["path"]], first.image_size, _BATCH):
+            features = first.features.of_images(images.to(device))
+            for i, detector in enumerate(detectors):
+                batch = score_maps(detector.flow, features)
+                maps[i].append(batch.cpu().numpy())
+                image_scores[i].append(detector.image_scores(batch).cpu().numpy())
+    seconds = time.perf_counter() - begin
+    for i, cell in enumerate(todo):
+        with folder_atomically(workspace / "scores" / cell.dataset / cell.name) as folder:
+            table = rows[["path", "label", "defect", "mask"]].assign(image_score=np.concatenate(image_scores[i]))
+            table.to_csv(folder / "scores.csv", index=False)
+            np.save(folder / "maps.npy", np.concatenate(maps[i]).astype(np.float32))
+            write_json(
+                folder / MARKER,
+                {
+                    "key": cell.key,
+                    "test_hash": data_hash(rows),
+                    "code": source_hash(*CODE),
+                    "score_seconds": seconds / len(todo),
+                },
+            )
+    return seconds

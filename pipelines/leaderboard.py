@@ -1,0 +1,155 @@
+"""The leaderboard as Markdown: where the numbers come from, what they are, and what others have published."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from clflow.params import Params
+from pipelines.aggregate import MEAN
+from pipelines.anchors import ANCHORS, Anchor
+
+TITLES = {
+    "image_auroc": "image AUROC",
+    "image_ap": "image AP",
+    "image_f1max": "image F1-max",
+    "pixel_auroc": "pixel AUROC",
+    "pixel_ap": "pixel AP",
+    "pixel_f1max": "pixel F1-max",
+    "aupro_30": "AUPRO@0.3",
+    "aupro_05": "AUPRO@0.05",
+}
+"""How a metric is called in tables and figures."""
+
+_PER_CATEGORY = ("image_auroc", "pixel_auroc", "aupro_30")
+_TUNED = "†"
+
+_METHOD_NOTE = """\
+All numbers are percentages, mean ± sample standard deviation over seeds, never the best seed; rows "mean"
+average the categories of each seed first. They are recomputed from the stored scores of each cell
+(`cells.csv`; unrounded in `leaderboard.csv`). Weights are those at the end of a fixed budget; thresholds and
+all choices use held-out normal training images and synthetic anomalies only, never test data. Images are
+squashed to a square, not cropped; a mask pixel is defective where the area-averaged mask reaches
+`mask_threshold`. AUPRO averages over 8-connected regions; its false positive rate is over the defect-free
+pixels of all test images. Defective images without a mask count for image metrics only."""
+
+_ANCHOR_NOTE = """\
+For orientation only: **published elsewhere, not measured here; other backbones and input sizes**, and often
+another protocol (some choose the best epoch on test data). Percent, mean over the dataset's categories."""
+
+
+def markdown(table: pd.DataFrame, board: pd.DataFrame, params: Params, protocol: dict[str, Any]) -> str:
+    """Render the report.
+
+    Args:
+        table: cells.csv.
+        board: leaderboard.csv.
+        params: what was asked for.
+        protocol: protocol.json: the protocol and its hash.
+    """
+    blocks = [f"# Leaderboard: {params.benchmark.name}", _provenance(table, params, protocol), _METHOD_NOTE]
+    blocks += ["![Image AUROC per category](plots/image_auroc.png)"]
+    blocks += ["More: [galleries of best and worst cases](gallery/index.md), [learning curves](plots/history.png)."]
+    for dataset in board["dataset"].unique():
+        of_dataset = board.loc[board["dataset"] == dataset]
+        tuned = set(table.loc[(table["dataset"] == dataset) & table["tuned"], "category"])
+        blocks += [f"## {dataset}", _all_metrics(of_dataset), _per_category(of_dataset, tuned)]
+        if tuned:
+            blocks.append(f"{_TUNED} tuned per category: `params.yaml` overrides parameters for this one.")
+        anchors = [anchor for anchor in ANCHORS if anchor.dataset == dataset]
+        if anchors:
+            blocks += [
+                f"### {dataset}: published elsewhere, not measured here",
+                _ANCHOR_NOTE,
+                _published(anchors),
+            ]
+    return "\n\n".join(blocks) + "\n"
+
+
+def _provenance(table: pd.DataFrame, params: Params, protocol: dict[str, Any]) -> str:
+    benchmark = params.benchmark
+    categories = sum(len(params.data[dataset].categories) for dataset in benchmark.datasets)
+    asked = categories * len(benchmark.methods) * len(benchmark.seeds)
+    cells = f"{len(table)} of {asked}"
+    if len(table) < asked:
+        cells = f"**{cells}: incomplete; a dataset's mean covers only seeds that have all categories**"
+    block = ", ".join(f"{key} {value}" for key, value in protocol["protocol"].items())
+    rows = [
+        ["commit", ", ".join(f"`{commit}`" for commit in table["commit"].unique())],
+        ["protocol", f"{block}; hash `{protocol['hash']}`"],
+        ["backbone", f"`{params.model.backbone}`, strides {_listed(params.model.strides)}"],
+        ["seeds", _listed(benchmark.seeds)],
+        ["cells", cells],
+    ]
+    return _table(["", ""], "ll", rows)
+
+
+def _all_metrics(of_dataset: pd.DataFrame) -> str:
+    rows = [
+        [
+            row["method"],
+            str(row["n_seeds"]),
+            *(_percent(row, metric) for metric in TITLES),
+            f"{row['params_added'] / 1e6:.2f} M",
+            f"{row['train_seconds']:.0f} s",
+        ]
+        for _, row in of_dataset.loc[of_dataset["category"] == MEAN].iterrows()
+        if row["n_seeds"] > 0
+    ]
+    header = ["method", "seeds", *TITLES.values(), "added parameters", "training per cell"]
+    return _table(header, "l" + "r" * (len(header) - 1), rows)
+
+
+def _per_category(of_dataset: pd.DataFrame, tuned: set[str]) -> str:
+    methods = list(of_dataset["method"].unique())
+    cells = of_dataset.set_index(["category", "method"])
+    rows = []
+    for category in of_dataset["category"].unique():
+        row = [_category(category, tuned)]
+        for metric in _PER_CATEGORY:
+            for method in methods:
+                known = (category, method) in cells.index
+                row.append(_percent(cells.loc[(category, method)], metric) if known else "")
+        rows.append(row)
+    titles = [f"{TITLES[metric]}<br>{method}" for metric in _PER_CATEGORY for method in methods]
+    return _table(["category", *titles], "l" + "r" * len(titles), rows)
+
+
+def _category(category: str, tuned: set[str]) -> str:
+    if category == MEAN:
+        return f"**{category}**"
+    return f"{category} {_TUNED}" if category in tuned else category
+
+
+def _published(anchors: list[Anchor]) -> str:
+    rows = [
+        [
+            anchor.method,
+            *map(_optional, (anchor.image_auroc, anchor.pixel_auroc, anchor.aupro_30)),
+            anchor.source,
+        ]
+        for anchor in anchors
+    ]
+    return _table(["method", *(TITLES[metric] for metric in _PER_CATEGORY), "source"], "lrrrl", rows)
+
+
+def _percent(row: Any, metric: str) -> str:
+    mean, deviation = row[f"{metric}_mean"], row[f"{metric}_std"]
+    if pd.isna(mean):
+        return ""
+    return f"{100 * mean:.2f}" if pd.isna(deviation) else f"{100 * mean:.2f} ± {100 * deviation:.2f}"
+
+
+def _optional(value: float | None) -> str:
+    return "" if value is None else str(value)
+
+
+def _listed(values: tuple[int, ...]) -> str:
+    return ", ".join(map(str, values))
+
+
+def _table(header: list[str], alignment: str, rows: list[list[str]]) -> str:
+    """A Markdown table; ``alignment`` has an "l" or "r" for each column."""
+    marks = ["---:" if side == "r" else "---" for side in alignment]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, marks, *rows))

@@ -1,0 +1,153 @@
+"""Plots as data for ``dvc plots`` and, because its pages load their chart library online, as pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from sklearn.metrics import roc_curve
+
+from clflow.files import folder_atomically
+from pipelines.aggregate import MEAN, read_scores
+from pipelines.cells import Cell
+
+_BINS = 20
+# Okabe and Ito's palette: told apart by the colour-blind too.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_STYLE: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": "#e6e6e6",
+    "legend.frameon": False,
+}
+
+
+def write(aggregated: list[Cell], board: pd.DataFrame, workspace: Path) -> None:
+    """Write reports/plots: roc.csv, image_scores.csv, history.csv, image_auroc.png and history.png.
+
+    The first two show the first seed of each category and method, the third every cell.
+    """
+    first: dict[tuple[str, str, str], Cell] = {}
+    for cell in aggregated:
+        first.setdefault((cell.dataset, cell.category, cell.method), cell)
+    scores = {cell: read_scores(cell, workspace)[0] for cell in first.values()}
+    history = pd.concat([_labelled(cell, _history(cell, workspace)) for cell in aggregated], ignore_index=True)
+    with folder_atomically(workspace / "reports" / "plots") as folder:
+        _write_csv(folder / "roc.csv", scores, roc)
+        _write_csv(folder / "image_scores.csv", scores, score_histogram)
+        history.to_csv(folder / "history.csv", index=False, lineterminator="\n")
+        with matplotlib.rc_context():
+            matplotlib.rcdefaults()  # a person's own style must not change the report
+            matplotlib.rcParams.update(_STYLE)
+            _save(image_auroc_figure(board), folder / "image_auroc.png")
+            _save(history_figure(history), folder / "history.png")
+
+
+def roc(scores: pd.DataFrame) -> pd.DataFrame:
+    """The ROC of image scores: columns fpr, tpr."""
+    fpr, tpr, _ = roc_curve(scores["label"], scores["image_score"])
+    return pd.DataFrame({"fpr": fpr, "tpr": tpr})
+
+
+def score_histogram(scores: pd.DataFrame) -> pd.DataFrame:
+    """Normal and defective images in each bin of the image score: columns image, image_score, count."""
+    edges = np.histogram_bin_edges(scores["image_score"], _BINS)
+    centres = (edges[:-1] + edges[1:]) / 2
+    parts = []
+    for label, image in enumerate(("normal", "defective")):
+        counts, _ = np.histogram(scores.loc[scores["label"] == label, "image_score"], edges)
+        parts.append(pd.DataFrame({"image": image, "image_score": centres, "count": counts}))
+    return pd.concat(parts, ignore_index=True)
+
+
+def image_auroc_figure(board: pd.DataFrame) -> Figure:
+    """Image AUROC of each category with its deviation over seeds, a panel per dataset, a colour per method.
+
+    Points, not bars: the axis does not start at zero, and the length of a bar would mislead.
+    """
+    datasets = {dataset: board.loc[board["dataset"] == dataset] for dataset in board["dataset"].unique()}
+    methods = list(board["method"].unique())
+    widths = [rows["category"].nunique() + 1 for rows in datasets.values()]
+    figure = Figure(figsize=(max(4.5, 1.2 + 0.5 * sum(widths)), 3.8), layout="constrained")
+    panels = figure.subplots(1, len(datasets), sharey=True, squeeze=False, width_ratios=widths)[0]
+    for panel, (dataset, rows) in zip(panels, datasets.items(), strict=True):
+        categories = list(rows["category"].unique())
+        for number, method in enumerate(methods):
+            of_method = rows.loc[rows["method"] == method]
+            place = [categories.index(category) for category in of_method["category"]]
+            panel.errorbar(
+                np.array(place) + 0.22 * (number - (len(methods) - 1) / 2),
+                100 * of_method["image_auroc_mean"],
+                yerr=100 * of_method["image_auroc_std"].fillna(0),
+                **{"fmt": "o", "markersize": 4.5, "elinewidth": 1.2, "capsize": 2},
+                **{"color": _COLOURS[number % len(_COLOURS)], "label": method},
+            )
+        panel.axvspan(categories.index(MEAN) - 0.5, categories.index(MEAN) + 0.5, color="#f2f2f2", zorder=0)
+        panel.set_xticks(range(len(categories)), categories, rotation=40, ha="right", rotation_mode="anchor")
+        panel.set_xlim(-0.6, len(categories) - 0.4)
+        panel.grid(axis="x", visible=False)
+        panel.set_title(dataset)
+    panels[0].set_ylabel("image AUROC in %, ± std over seeds")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper right", ncols=len(methods))
+    return figure
+
+
+def history_figure(history: pd.DataFrame) -> Figure:
+    """Learning curves, a panel per quantity: thin lines for categories, a thick one for their median."""
+    known = ["dataset", "category", "method", "seed", "step", "seconds"]
+    quantities = [name for name in history.select_dtypes("number").columns if name not in known]
+    columns = min(3, len(quantities))
+    rows = -(-len(quantities) // columns)
+    figure = Figure(figsize=(3.4 * columns, 2.5 * rows + 0.3), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for panel, quantity in zip(panels, quantities, strict=False):
+        _learning_curves(panel, history, quantity)
+    for panel in panels[len(quantities) :]:
+        panel.set_visible(False)
+    drawn = {label: line for panel in panels for line, label in zip(*panel.get_legend_handles_labels(), strict=True)}
+    figure.legend(drawn.values(), drawn.keys(), loc="outside upper right", ncols=len(drawn))
+    return figure
+
+
+def _learning_curves(panel: Axes, history: pd.DataFrame, quantity: str) -> None:
+    for number, method in enumerate(history["method"].unique()):
+        colour = _COLOURS[number % len(_COLOURS)]
+        of_method = history.loc[history["method"] == method].dropna(subset=[quantity])
+        curves = of_method.pivot_table(index="step", columns=["dataset", "category"], values=quantity)
+        if curves.empty:
+            continue  # a method need not record what another does
+        panel.plot(curves.index, curves.to_numpy(), color=colour, linewidth=0.6, alpha=0.35)
+        panel.plot(curves.index, curves.median(axis=1), color=colour, linewidth=2, label=method)
+    panel.set_title(quantity)
+    panel.set_xlabel("step")
+
+
+def _history(cell: Cell, workspace: Path) -> pd.DataFrame:
+    return pd.read_csv(workspace / "runs" / cell.dataset / cell.name / "history.csv")
+
+
+def _labelled(cell: Cell, rows: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame(
+        {"dataset": cell.dataset, "category": cell.category, "method": cell.method, "seed": cell.seed},
+        index=rows.index,
+    ).join(rows)
+
+
+def _write_csv(path: Path, scores: dict[Cell, pd.DataFrame], plot: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
+    rows = [_labelled(cell, plot(of_cell)) for cell, of_cell in scores.items()]
+    pd.concat(rows).to_csv(path, index=False, lineterminator="\n")
+
+
+def _save(figure: Figure, path: Path) -> None:
+    figure.savefig(path, dpi=110, metadata={"Software": None})  # the same bytes for the same numbers

@@ -1,0 +1,38 @@
+"""The MLflow model of a detector, logged as code: image batch in, score maps and image scores out; no pickle."""
+
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import torch
+from mlflow.pyfunc import PythonModel, PythonModelContext
+from PIL import Image
+
+from clflow.model.detector import Detector
+from clflow.score import upsample
+
+
+class DetectorModel(PythonModel):
+    """RGB images uint8 (N, H, W, 3) to ``score_maps`` (N, S, S), ``image_scores`` (N,) and ``anomalous`` (N,)."""
+
+    def load_context(self, context: PythonModelContext) -> None:
+        self.detector = Detector.load(Path(context.artifacts["detector"]))
+
+    # MLflow's base method is annotated as returning nothing.
+    def predict(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, context: PythonModelContext, model_input: np.ndarray, params: dict[str, Any] | None = None
+    ) -> dict[str, np.ndarray]:
+        size = self.detector.image_size
+        images = [Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR) for image in model_input]
+        with torch.inference_mode():
+            maps = self.detector(torch.from_numpy(np.stack([np.asarray(image) for image in images])))
+            scores = self.detector.image_scores(maps).numpy()
+        return {
+            "score_maps": upsample(maps.numpy(), size),
+            "image_scores": scores,
+            "anomalous": scores > self.detector.thresholds.image,
+        }
+
+
+mlflow.models.set_model(DetectorModel())

