@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,15 +88,15 @@ def fit(
     batches = _Batches(data, train, seed, worker)
     trained = worker.parallel(flow)
     report_at = {round(train.steps * (i + 1) / train.reports) for i in range(train.reports)}
-    sums: Counter[str] = Counter()
-    since = done
+    recent: dict[str, list[float]] = {}
     begin = time.perf_counter()
 
     for step in range(done, train.steps):
         rate = _learning_rate(step, train)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        terms = _loss_terms(trained, batches.draw(step, pairs=loss.contrast > 0 or loss.proxy > 0), loss)
+        contrastive = step >= loss.start * train.steps and (loss.contrast > 0 or loss.proxy > 0)
+        terms = _loss_terms(trained, batches.draw(step, contrastive), loss)
         if not abs(terms["loss"].item()) < _DIVERGED:
             raise DivergenceError(
                 f"training diverged at step {step + 1} (loss {terms['loss'].item():.3g}); lower train.learning_rate, "
@@ -107,18 +106,18 @@ def fit(
         terms["loss"].backward()
         terms["gradient_norm"] = nn.utils.clip_grad_norm_(flow.parameters(), train.clip_norm)
         optimizer.step()
-        sums.update({name: value.item() for name, value in terms.items()})
+        for name, value in terms.items():
+            recent.setdefault(name, []).append(value.item())
 
         if step + 1 in report_at:
             point = {"step": step + 1, "learning_rate": rate}
-            point |= {name: value / (step + 1 - since) for name, value in sums.items()}
+            point |= {name: sum(values) / len(values) for name, values in recent.items()}
             if worker.rank == 0:
                 point |= _validate(flow, data, model, worker.device)
             point["seconds"] = seconds + time.perf_counter() - begin
             history.append(point)
             report(point, lambda folder: _save_checkpoint(folder, flow, optimizer, history))
-            sums.clear()
-            since = step + 1
+            recent.clear()
     return flow, history
 
 

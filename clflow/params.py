@@ -129,10 +129,12 @@ class Model(_Section):
 
 
 class Loss(_Section):
-    """Weights of CL-Flow's terms beside the likelihood; zero switches one off."""
+    """Weights of CL-Flow's terms beside the likelihood; zero switches one off. Before the share ``start`` of the
+    steps, only the likelihood is trained, so that the flow knows what is normal before it learns what is not."""
 
     contrast: Weight
     proxy: Weight
+    start: Annotated[float, Field(ge=0, lt=1)]
     smoothing: Annotated[float, Field(gt=0, lt=1)]
     boundary_quantile: Fraction
     temperature: Annotated[float, Field(gt=0)]

@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
 _FAR = 10.0
 
 
@@ -37,12 +36,13 @@ def proxy_classification(
     """Label-smoothed cross-entropy of normal against synthetic anomalous positions, classified by their score.
 
     The logit is the score's distance to a boundary, a high quantile of the batch's normal scores (as in BGAD,
-    arXiv 2207.01463), so no classifier is added. Smoothing by tau puts the optimal logits at
-    -/+ log((2 - tau) / tau): anomalies are pushed to a bounded distance and no further. Both classes weigh the same.
+    arXiv 2207.01463), so no classifier is added. Smoothing by tau puts the optimal logit of anomalies at
+    log((2 - tau) / tau): they are pushed to a bounded distance and no further. It is one-sided, for the smoothed
+    target of normal positions would raise the score of the most normal ones. Both classes weigh the same.
     """
     boundary = torch.quantile(normal_n.detach(), boundary_quantile)
     losses = []
-    for scores, target in ((normal_n, smoothing / 2), (anomalous_m, 1 - smoothing / 2)):
+    for scores, target in ((normal_n, 0.0), (anomalous_m, 1 - smoothing / 2)):
         # Positions that are far out already are left alone; pulling them back would outweigh all others.
         logits = ((scores - boundary) / temperature).clamp(-_FAR, _FAR)
         losses.append(F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, target)))

@@ -49,12 +49,13 @@ def test_proxy_pushes_anomalies_out_to_a_finite_distance_only():
     assert loss_and_slope(optimum + 100)[1] == 0
 
 
-def test_proxy_is_smoothed_cross_entropy_of_two_classes():
+def test_proxy_is_cross_entropy_of_two_classes_smoothed_for_anomalies_only():
     normal, anomalous = torch.randn(50), torch.randn(20) + 2
     boundary = torch.quantile(normal, 0.98)
     logits = torch.cat([normal, anomalous]) - boundary
     two = torch.stack([-logits / 2, logits / 2], dim=1)
     labels = torch.tensor([0] * 50 + [1] * 20)
-    each = F.cross_entropy(two, labels, label_smoothing=0.2, reduction="none")
-    expected = (each[:50].mean() + each[50:].mean()) / 2
+    normal_loss = F.cross_entropy(two[:50], labels[:50])
+    anomalous_loss = F.cross_entropy(two[50:], labels[50:], label_smoothing=0.2)
+    expected = (normal_loss + anomalous_loss) / 2
     torch.testing.assert_close(proxy_classification(normal, anomalous, 0.2, 0.98, 1.0), expected)

@@ -1,0 +1,1 @@
+"""Synthetic anomalies with surrogate annotations: where (shapes), what (sources), how (blending), and recipes."""

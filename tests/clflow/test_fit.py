@@ -1,0 +1,157 @@
+"""Training: deterministic by seed, resumable bit for bit, blind to test data, honest when it diverges."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from clflow.cache import FeatureCache
+from clflow.errors import DataError, DivergenceError
+from clflow.fit import Save, Worker, fit, held_out_scores, thresholds
+from clflow.fitdata import FitData, load_fit_data
+from clflow.params import Loss, Model, Params, Train, load
+
+ROOT = Path(__file__).parents[2]
+ALONE = Worker(rank=0, world=1, device=torch.device("cpu"), parallel=lambda module: module)
+
+
+def ignore(point: dict[str, float], save: Save) -> None:
+    """A report that nobody reads."""
+
+
+def features(count: int, seed: int, shift: float = 0.0) -> np.ndarray:
+    grid = np.random.default_rng(seed).normal(size=(count, 4, 4, 6))
+    grid[:, 1:3, 1:3] += shift
+    return grid.astype(np.float16)
+
+
+@pytest.fixture(scope="module")
+def data() -> FitData:
+    coverage = np.zeros((8, 4, 4), np.float32)
+    coverage[:, 1:3, 1:3] = 1
+    return FitData(
+        normal=features(10, 0),
+        synthetic=features(8, 1, shift=3.0),
+        original=np.arange(8),
+        coverage=coverage,
+        boxes=np.tile([1, 1, 3, 3], (8, 1)),
+        held_out_normal=features(20, 2),
+        held_out_synthetic=features(20, 3, shift=3.0),
+    )
+
+
+@pytest.fixture(scope="module")
+def params() -> Params:
+    return load(ROOT / "params.yaml")
+
+
+@pytest.fixture(scope="module")
+def model(params: Params) -> Model:
+    return params.model.model_copy(update={"coupling_steps": 2, "top_fraction": 0.1})
+
+
+@pytest.fixture(scope="module")
+def loss(params: Params) -> Loss:
+    return params.loss
+
+
+@pytest.fixture(scope="module")
+def train(params: Params) -> Train:
+    small = {"steps": 12, "warmup": 2, "positions": 64, "pairs": 4, "box_positions": 4, "reports": 3}
+    return params.train.model_copy(update=small)
+
+
+def same(first: torch.nn.Module, second: torch.nn.Module) -> bool:
+    other = second.state_dict()
+    return all(torch.equal(value, other[name]) for name, value in first.state_dict().items())
+
+
+def test_seed_determines_the_weights(data: FitData, model: Model, loss: Loss, train: Train):
+    first, second, other = (fit(data, model, loss, train, seed, ALONE, ignore)[0] for seed in (5, 5, 6))
+    assert same(first, second)
+    assert not same(first, other)
+
+
+def test_resumed_run_equals_an_uninterrupted_one(data: FitData, model: Model, loss: Loss, train: Train, tmp_path: Path):
+    class KilledError(Exception):
+        pass
+
+    def die_after_second(point: dict[str, float], save: Save) -> None:
+        if point["step"] == 8:
+            save(tmp_path)
+            raise KilledError
+
+    whole, history = fit(data, model, loss, train, 0, ALONE, ignore)
+    with pytest.raises(KilledError):
+        fit(data, model, loss, train, 0, ALONE, die_after_second)
+    seen: list[float] = []
+    resumed, resumed_history = fit(
+        data, model, loss, train, 0, ALONE, lambda point, save: seen.append(point["step"]), resume=tmp_path
+    )
+    assert same(whole, resumed)
+    assert seen == [12]
+    times = ("seconds",)
+    assert [{k: v for k, v in p.items() if k not in times} for p in resumed_history] == [
+        {k: v for k, v in p.items() if k not in times} for p in history
+    ]
+
+
+def test_synthetic_anomalies_are_learned_only_where_their_losses_are_on(
+    data: FitData, model: Model, loss: Loss, train: Train
+):
+    plain = loss.model_copy(update={"contrast": 0.0, "proxy": 0.0})
+    poisoned = FitData(**{**vars(data), "synthetic": np.full_like(data.synthetic, np.nan)})
+    flow, history = fit(poisoned, model, plain, train, 0, ALONE, ignore)
+    assert same(flow, fit(data, model, plain, train, 0, ALONE, ignore)[0])
+    assert "contrast" not in history[-1] and "proxy" not in history[-1]
+    with_both = fit(data, model, loss, train, 0, ALONE, ignore)[1]
+    assert {"likelihood", "contrast", "proxy", "validation_auroc"} <= with_both[-1].keys()
+
+
+def test_training_lowers_the_loss_and_separates(data: FitData, model: Model, loss: Loss, train: Train):
+    longer = train.model_copy(update={"steps": 60})
+    flow, history = fit(data, model, loss, longer, 0, ALONE, ignore)
+    assert history[-1]["likelihood"] < history[0]["likelihood"]
+    normal, synthetic = held_out_scores(flow, data, model, ALONE.device)
+    assert synthetic.mean() > normal.mean() + 1
+
+
+def test_thresholds_are_those_of_held_out_normals(data: FitData, model: Model, loss: Loss, train: Train):
+    flow, _ = fit(data, model, loss, train, 0, ALONE, ignore)
+    limits = thresholds(flow, data, model, 0.9, ALONE.device)
+    normal, _ = held_out_scores(flow, data, model, ALONE.device)
+    assert (normal > limits.image).sum() == 2
+    assert limits.pixel >= limits.image
+
+
+def test_divergence_says_so(data: FitData, model: Model, loss: Loss, train: Train):
+    with pytest.raises(DivergenceError, match=r"step 1 .*train\.learning_rate"):
+        fit(FitData(**{**vars(data), "normal": data.normal * np.float16(np.nan)}), model, loss, train, 0, ALONE, ignore)
+    wild = train.model_copy(update={"learning_rate": 1e6, "warmup": 0})
+    with pytest.raises(DivergenceError, match="diverged"):
+        fit(data, model, loss, wild, 0, ALONE, ignore)
+
+
+def test_two_workers_share_the_batch_of_one(data: FitData, train: Train):
+    from clflow.fit import _Batches
+
+    alone = _Batches(data, train, 0, ALONE).draw(3, pairs=True)
+    shares = [
+        _Batches(data, train, 0, Worker(rank, 2, ALONE.device, ALONE.parallel)).draw(3, pairs=True) for rank in (0, 1)
+    ]
+    assert sum(share.normals for share in shares) == alone.normals
+    assert sum(share.pairs for share in shares) == alone.pairs
+    rows = torch.cat([share.features for share in shares])
+    assert torch.equal(rows.sum(1).sort().values, alone.features.sum(1).sort().values)
+
+
+def test_test_rows_never_reach_training(params: Params, tmp_path: Path):
+    rows = pd.DataFrame({"split": ["train", "test"], "label": [0, 0], "path": ["a", "b"]})
+    cache = FeatureCache(tmp_path / "cache", 1)
+    for wrong in (rows, rows.assign(split="train", label=[0, 1])):
+        with pytest.raises(DataError, match="only normal training images"):
+            load_fit_data(None, wrong, tmp_path, tmp_path, params, cache, "", ALONE.device)  # pyright: ignore[reportArgumentType]

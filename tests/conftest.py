@@ -1,0 +1,29 @@
+"""Shared by all tests: a cache of their own, no hub, one thread, and the tiny dataset."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+# Before torch, Ray or MLflow are imported; child processes inherit it.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.pop("MLFLOW_TRACKING_URI", None)
+
+import pytest
+
+from tests import tiny
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The user's cache folder for the time of the tests."""
+    folder = tmp_path_factory.mktemp("cache")
+    os.environ["CLFLOW_CACHE"] = str(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny dataset; not to be changed."""
+    return tiny.write_dataset(tmp_path_factory.mktemp("source"))

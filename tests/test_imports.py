@@ -1,0 +1,30 @@
+"""Imports run one way: the method knows nothing of the workflow."""
+
+import ast
+from collections.abc import Iterable
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def imported(nodes: Iterable[ast.AST]) -> set[str]:
+    names: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+def test_the_method_never_imports_the_workflow():
+    files = sorted((ROOT / "clflow").rglob("*.py"))
+    assert len(files) > 20
+    for path in files:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        assert not imported(ast.walk(tree)) & {"ray", "mlflow", "dvc", "pipelines"}, path
+
+
+def test_the_command_line_starts_without_heavy_libraries():
+    tree = ast.parse((ROOT / "pipelines" / "cli.py").read_text(encoding="utf-8"))
+    assert not imported(tree.body) & {"torch", "ray", "mlflow", "dvc", "pandas"}
