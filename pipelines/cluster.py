@@ -21,8 +21,9 @@ def session(resources: Resources) -> Iterator[None]:
     Raises:
         ClflowError: the cluster cannot be reached.
     """
-    # Progress bars and deduplicated worker output have no place in a stage's log.
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
+    # The controller looks at its workers this often; at Ray's two seconds, a short cell mostly waits to be seen.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
     try:
         ray.init(
             address=resources.cluster,

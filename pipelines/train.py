@@ -3,50 +3,27 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import ray
 import ray.train
-import torch
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer, get_device, prepare_model
+from ray.train.torch import TorchTrainer
 from ray.util.queue import Queue
 
-from clflow.cache import FeatureCache
 from clflow.data.fetch import cache_folder
 from clflow.data.manifest import category_rows, data_hash, read_manifest
 from clflow.errors import CellError
 from clflow.files import folder_atomically, write_json
-from clflow.fit import Save, Worker, held_out_scores
-from clflow.fitdata import load_fit_data
-from clflow.methods import find_method
-from clflow.model.backbone import Backbone, find_weights
-from clflow.model.features import FeatureGrid
 from clflow.params import Params
 from clflow.provenance import commit
 from pipelines import cells, cluster
 from pipelines.cells import Cell
 from pipelines.progress import Board
 from pipelines.tracking import Tracker
-
-DETECTOR = "detector"
-"""Sub-folder of a job's last checkpoint that holds the finished detector."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """What a worker needs to train its cell."""
-
-    cell: Cell
-    params: Params
-    workspace: Path
-    cache: Path
-    events: Queue
+from pipelines.worker import DETECTOR, train_cell
 
 
 def run(params: Params, dataset: str, workspace: Path) -> None:
@@ -103,9 +80,7 @@ def _train(todo: list[Cell], params: Params, workspace: Path, tracker: Tracker) 
     with Board(todo, workspace / ".clflow" / "logs") as board, ThreadPoolExecutor(slots) as pool:
         running: dict[Future[ray.train.Result], Cell] = {}
         for cell in todo:
-            own = params.for_category(cell.dataset, cell.category)
-            job = Job(cell, own, workspace, cache_folder() / "features", events)
-            running[pool.submit(_fit_cell, job, storage)] = cell
+            running[pool.submit(_fit_cell, cell, params, workspace, storage, events)] = cell
         while running:
             done, _ = wait(running, timeout=1, return_when=FIRST_COMPLETED)
             for name, point in _drain(events):
@@ -128,94 +103,34 @@ def _drain(events: Queue) -> list[tuple[str, dict[str, float]]]:
     return events.get_nowait_batch(events.qsize())
 
 
-def _fit_cell(job: Job, storage: str) -> ray.train.Result:
+def _fit_cell(cell: Cell, params: Params, workspace: Path, storage: str, events: Queue) -> ray.train.Result:
     """Run one cell as a Ray Train job. Its name holds the cell key, so a run cut short is resumed by the next."""
-    resources = job.params.resources
+    resources = params.resources
     per_worker = cluster.worker_resources(resources)
     trainer = TorchTrainer(
-        _worker_loop,
-        train_loop_config={"job": job},
+        train_cell,
+        train_loop_config={
+            "name": cell.name,
+            "dataset": cell.dataset,
+            "category": cell.category,
+            "method": cell.method,
+            "seed": cell.seed,
+            "params": params.for_category(cell.dataset, cell.category).model_dump_json(),
+            "workspace": str(workspace),
+            "cache": str(cache_folder() / "features"),
+            "events": events,
+        },
         scaling_config=ScalingConfig(
-            num_workers=resources.workers_per_cell,
-            use_gpu="GPU" in per_worker,
-            resources_per_worker=per_worker,
+            num_workers=resources.workers_per_cell, use_gpu="GPU" in per_worker, resources_per_worker=per_worker
         ),
         run_config=RunConfig(
-            name=job.cell.name,
+            name=cell.name,
             storage_path=storage,
             failure_config=FailureConfig(max_failures=resources.attempts - 1, controller_failure_limit=3),
             checkpoint_config=CheckpointConfig(num_to_keep=1),
         ),
     )
     return trainer.fit()
-
-
-def _worker_loop(config: dict[str, Any]) -> dict[str, Any]:
-    """Train one cell in a Ray Train worker; rank 0 returns what the driver writes beside the detector."""
-    job: Job = config["job"]
-    params, cell = job.params, job.cell
-    context = ray.train.get_context()
-    rank, world, device = context.get_world_rank(), context.get_world_size(), get_device()
-    assert isinstance(device, torch.device), "one device per worker"
-    torch.set_num_threads(params.resources.cpus_per_worker)
-
-    weights = find_weights(params.model.backbone, params.model.weights)
-    features = FeatureGrid(Backbone(weights, params.model.strides), params.model.pool).to(device)
-    data = load_fit_data(
-        features,
-        category_rows(read_manifest(job.workspace / "data" / cell.dataset), cell.category, "train"),
-        job.workspace / "data" / cell.dataset,
-        job.workspace / "synthetic" / cell.dataset / cell.category,
-        params,
-        FeatureCache(job.cache, params.resources.feature_cache_gb),
-        weights.identity(),
-        device,
-    )
-
-    last_save: Save | None = None
-
-    def report(point: dict[str, float], save: Save) -> None:
-        nonlocal last_save
-        last_save = save
-        if rank == 0:
-            job.events.put((cell.name, point))
-        send(point, save)
-
-    def send(point: dict[str, float], save: Save) -> None:
-        if rank != 0:
-            ray.train.report(point)
-            return
-        with tempfile.TemporaryDirectory() as folder:
-            save(Path(folder))
-            ray.train.report(point, checkpoint=ray.train.Checkpoint.from_directory(folder))
-
-    worker = Worker(rank, world, device, prepare_model if world > 1 else lambda module: module)
-    with tempfile.TemporaryDirectory() as resumed:
-        checkpoint = ray.train.get_checkpoint()
-        if checkpoint:
-            checkpoint.to_directory(resumed)
-        resume = Path(resumed) if checkpoint else None
-        detector, history = find_method(cell.method).fit(features, data, params, cell.seed, worker, report, resume)
-
-        def save_all(folder: Path) -> None:
-            # With what a resumed run needs, too: the driver may die before it has kept the detector.
-            if last_save is not None:
-                last_save(folder)
-            else:
-                shutil.copytree(resumed, folder, dirs_exist_ok=True)
-            (folder / DETECTOR).mkdir(exist_ok=True)
-            detector.save(folder / DETECTOR)
-
-        send(history[-1], save_all)
-    normal, synthetic = held_out_scores(detector.flow, data, params.model, device)
-    return {
-        "history": history,
-        "held_out": pd.DataFrame(
-            {"label": [0] * len(normal) + [1] * len(synthetic), "image_score": [*normal, *synthetic]}
-        ),
-        "params_added": detector.flow.parameter_count(),
-        "thresholds": asdict(detector.thresholds),
-    }
 
 
 def _keep(cell: Cell, result: ray.train.Result, params: Params, workspace: Path) -> None:
@@ -229,7 +144,7 @@ def _keep(cell: Cell, result: ray.train.Result, params: Params, workspace: Path)
     ):
         shutil.copytree(Path(checkpoint) / DETECTOR, folder, dirs_exist_ok=True)
         pd.DataFrame(outcome["history"]).to_csv(folder / "history.csv", index=False)
-        outcome["held_out"].to_csv(folder / "held_out.csv", index=False)
+        pd.DataFrame(outcome["held_out"]).to_csv(folder / "held_out.csv", index=False)
         record = {
             "dataset": cell.dataset,
             "category": cell.category,

@@ -32,7 +32,7 @@ def write_dataset(folder: Path) -> Path:
     for number, category in enumerate(CATEGORIES):
         rng = np.random.default_rng(number)
         root = folder / category
-        for place, count in (("train/good", TRAIN), ("test/good", TEST), ("test/hole", TEST), ("ground_truth/hole", 0)):
+        for place, count in (("train/good", TRAIN), ("test/good", TEST), ("ground_truth/hole", 0), ("test/hole", TEST)):
             (root / place).mkdir(parents=True)
             for i in range(count):
                 image = normal_image(category, rng)

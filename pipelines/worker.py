@@ -1,0 +1,100 @@
+"""What runs inside the Ray Train workers of a cell. It imports the method only, because every worker of every cell
+pays for its imports."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import torch
+from ray.train.torch import get_device, prepare_model
+
+from clflow.cache import FeatureCache
+from clflow.data.manifest import category_rows, read_manifest
+from clflow.fit import Save, Worker, held_out_scores
+from clflow.fitdata import load_fit_data
+from clflow.methods import find_method
+from clflow.model.backbone import Backbone, find_weights
+from clflow.model.features import FeatureGrid
+from clflow.params import Params
+
+DETECTOR = "detector"
+"""Sub-folder of a job's last checkpoint that holds the finished detector."""
+
+
+def train_cell(config: dict[str, Any]) -> dict[str, Any]:
+    """Train one cell as one of its workers; rank 0 returns what the driver writes beside the detector.
+
+    Args:
+        config: ``name``, ``dataset``, ``category``, ``method`` and ``seed`` of the cell, its ``params`` as JSON, the
+            paths ``workspace`` and ``cache``, and ``events``, the queue for learning curves. All but the queue are of
+            built-in types, so that Ray's controller needs none of our modules.
+    """
+    params = Params.model_validate_json(config["params"])
+    workspace = Path(config["workspace"])
+    data_folder = workspace / "data" / config["dataset"]
+    context = ray.train.get_context()
+    rank, world, device = context.get_world_rank(), context.get_world_size(), get_device()
+    assert isinstance(device, torch.device), "one device per worker"
+    torch.set_num_threads(params.resources.cpus_per_worker)
+
+    weights = find_weights(params.model.backbone, params.model.weights)
+    features = FeatureGrid(Backbone(weights, params.model.strides), params.model.pool).to(device)
+    data = load_fit_data(
+        features,
+        category_rows(read_manifest(data_folder), config["category"], "train"),
+        data_folder,
+        workspace / "synthetic" / config["dataset"] / config["category"],
+        params,
+        FeatureCache(Path(config["cache"]), params.resources.feature_cache_gb),
+        weights.identity(),
+        device,
+    )
+
+    last_save: Save | None = None
+
+    def report(point: dict[str, float], save: Save) -> None:
+        nonlocal last_save
+        last_save = save
+        if rank == 0:
+            config["events"].put((config["name"], point))
+        send(point, save)
+
+    def send(point: dict[str, float], save: Save) -> None:
+        if rank != 0:
+            ray.train.report(point)
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            save(Path(folder))
+            ray.train.report(point, checkpoint=ray.train.Checkpoint.from_directory(folder))
+
+    worker = Worker(rank, world, device, prepare_model if world > 1 else lambda module: module)
+    with tempfile.TemporaryDirectory() as resumed:
+        checkpoint = ray.train.get_checkpoint()
+        if checkpoint:
+            checkpoint.to_directory(resumed)
+        resume = Path(resumed) if checkpoint else None
+        method = find_method(config["method"])
+        detector, history = method.fit(features, data, params, config["seed"], worker, report, resume)
+
+        def save_all(folder: Path) -> None:
+            # With what a resumed run needs, too: the driver may die before it has kept the detector.
+            if last_save is not None:
+                last_save(folder)
+            else:
+                shutil.copytree(resumed, folder, dirs_exist_ok=True)
+            (folder / DETECTOR).mkdir(exist_ok=True)
+            detector.save(folder / DETECTOR)
+
+        send(history[-1], save_all)
+    normal, synthetic = held_out_scores(detector.flow, data, params.model, device)
+    return {
+        "history": history,
+        "held_out": {"label": [0] * len(normal) + [1] * len(synthetic), "image_score": [*normal, *synthetic]},
+        "params_added": detector.flow.parameter_count(),
+        "thresholds": asdict(detector.thresholds),
+    }

@@ -1,0 +1,187 @@
+"""Training cells with the real Ray and MLflow: whatever dies, nothing that was finished is lost."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import mlflow
+import pandas as pd
+import psutil
+import pytest
+
+from clflow.errors import CellError, ClflowError
+from clflow.files import read_json
+from clflow.params import Params, load
+from pipelines import cells, fetch, synthesize, train
+from pipelines.tracking import Tracker
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def prepared(tiny_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace with data and synthetic anomalies; copied by every test."""
+    workspace = tmp_path_factory.mktemp("prepared")
+    params = load(tiny.write_params(workspace / "params.yaml", tiny.params_tree(tiny_source)))
+    fetch.run(params, "folder", workspace)
+    synthesize.run(params, "folder", workspace)
+    return workspace
+
+
+@pytest.fixture
+def workspace(prepared: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(prepared, tmp_path / "workspace"))
+
+
+def changed(workspace: Path, tiny_source: Path, **changes: object) -> Params:
+    """The workspace's parameters, changed."""
+    return load(tiny.write_params(workspace / "params.yaml", tiny.params_tree(tiny_source, **changes)))
+
+
+def complete(workspace: Path) -> dict[str, float]:
+    """Names of the complete cells, and when each was finished."""
+    return {path.parent.name: path.stat().st_mtime for path in workspace.glob("runs/folder/[!.]*/cell.json")}
+
+
+def start(workspace: Path) -> subprocess.Popen[str]:
+    command = [str(Path(sys.executable).with_name("clflow")), "train", "--dataset", "folder"]
+    return subprocess.Popen(
+        command, cwd=workspace, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+
+
+def wait_for(condition, process: subprocess.Popen[str]) -> None:
+    for _ in range(1200):
+        if condition():
+            return
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.1)
+    raise AssertionError("it never happened")
+
+
+def test_killed_driver_loses_no_finished_cell(workspace: Path, tiny_source: Path):
+    changed(workspace, tiny_source, resources__cpus_per_worker=os.cpu_count())  # one cell after the other
+    process = start(workspace)
+    wait_for(lambda: complete(workspace), process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    first = complete(workspace)
+    assert 0 < len(first) < 4
+
+    params = changed(workspace, tiny_source)
+    assert len(train.missing(cells.plan(params, workspace), workspace)) == 4 - len(first)
+    train.run(params, "folder", workspace)
+    after = complete(workspace)
+    assert len(after) == 4
+    assert {name: after[name] for name in first} == first
+
+
+def test_killed_worker_is_restarted_from_its_last_checkpoint(workspace: Path, tiny_source: Path):
+    params = changed(
+        workspace,
+        tiny_source,
+        benchmark__methods=["clflow"],
+        data__folder={"source": str(tiny_source), "categories": ["disc"]},
+        train__steps=4000,
+        train__reports=200,
+    )
+    process = start(workspace)
+    log = workspace / ".clflow" / "logs"
+    wait_for(lambda: any("step 2000" in path.read_text() for path in log.glob("*.log")), process)
+    workers = [
+        child for child in psutil.Process(process.pid).children(recursive=True) if "RayTrainWorker" in child.name()
+    ]
+    workers = workers or [
+        child
+        for child in psutil.Process(process.pid).children(recursive=True)
+        if "RayTrainWorker" in " ".join(child.cmdline())
+    ]
+    assert workers
+    for worker in workers:
+        worker.kill()
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    (cell,) = cells.plan(params, workspace)
+    history = pd.read_csv(workspace / "runs" / "folder" / cell.name / "history.csv")
+    assert list(history["step"]) == list(range(20, 4001, 20))
+
+
+def test_failed_cell_is_named_and_stops_no_other(workspace: Path, tiny_source: Path):
+    params = changed(workspace, tiny_source, resources__attempts=2)
+    tree = tiny.params_tree(tiny_source)
+    tree["overrides"] = {"folder/disc": {"train": {"learning_rate": 1e30, "warmup": 0}}}
+    params = load(tiny.write_params(workspace / "params.yaml", tree))
+    with pytest.raises(CellError, match=r"2 of 4 cells of folder failed.*disc-clflow-s0.*log: .*\.log") as error:
+        train.run(params, "folder", workspace)
+    assert "stripes" not in str(error.value)
+    assert {name.split("-")[0] for name in complete(workspace)} == {"stripes"}
+    logs = list((workspace / ".clflow" / "logs").glob("folder-disc-*.log"))
+    assert len(logs) == 2
+    assert all("training diverged" in log.read_text() for log in logs)
+    runs = mlflow.search_runs(search_all_experiments=True, filter_string="status = 'FAILED'", output_format="list")
+    assert {run.data.tags["category"] for run in runs} == {"disc"}
+
+
+def test_two_gloo_workers_train_one_cell(workspace: Path, tiny_source: Path):
+    params = changed(
+        workspace,
+        tiny_source,
+        benchmark__methods=["clflow"],
+        data__folder={"source": str(tiny_source), "categories": ["disc"]},
+        resources__workers_per_cell=2,
+    )
+    train.run(params, "folder", workspace)
+    (cell,) = cells.plan(params, workspace)
+    record = read_json(workspace / "runs" / "folder" / cell.name / "cell.json")
+    assert record["params_added"] > 0
+    alone = changed(workspace, tiny_source)
+    assert cell.key not in {other.key for other in cells.plan(alone, workspace)}
+
+
+def test_training_finishes_without_tracking_and_sync_catches_up(
+    workspace: Path, tiny_source: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    params = changed(
+        workspace,
+        tiny_source,
+        benchmark__methods=["fastflow"],
+        data__folder={"source": str(tiny_source), "categories": ["stripes"]},
+    )
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    train.run(params, "folder", workspace)
+    assert "clflow sync" in capsys.readouterr().out
+    wanted = cells.plan(params, workspace)
+    assert not train.missing(wanted, workspace)
+    with pytest.raises(ClflowError, match=r"127\.0\.0\.1:9"):
+        Tracker.connect(params, workspace).require()
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    for _ in range(2):  # twice, for it must not log anything twice
+        tracker = Tracker.connect(params, workspace)
+        tracker.sync(wanted, workspace)
+        tracker.require()
+    client = mlflow.MlflowClient(f"sqlite:///{workspace / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("clflow")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id], f"tags.`clflow.cell_key` = '{wanted[0].key}'")
+    assert run.info.status == "FINISHED"
+    assert [point.step for point in client.get_metric_history(run.info.run_id, "loss")] == [4, 8]
+
+
+def test_too_few_resources_is_one_sentence(workspace: Path, tiny_source: Path):
+    params = changed(workspace, tiny_source, resources__cpus_per_worker=1000)
+    with pytest.raises(ClflowError, match=r"one cell needs 1 x .*1000.*resources\.workers_per_cell"):
+        train.run(params, "folder", workspace)
+
+
+def test_order_is_largest_first_and_every_category_before_the_second_of_any():
+    def cell(category: str, seed: int, images: int) -> cells.Cell:
+        return cells.Cell("d", category, "clflow", seed, f"{category}{seed}", images)
+
+    small, large = [cell("small", s, 10) for s in (0, 1)], [cell("large", s, 99) for s in (0, 1)]
+    assert train.in_order([*small, *large]) == [large[0], small[0], large[1], small[1]]
