@@ -65,19 +65,20 @@ def wait_for(condition, process: subprocess.Popen[str]) -> None:
 
 
 def test_killed_driver_loses_no_finished_cell(workspace: Path, tiny_source: Path):
-    changed(workspace, tiny_source, resources__cpus_per_worker=os.cpu_count())  # one cell after the other
+    one_method = {"benchmark__methods": ["clflow"]}
+    changed(workspace, tiny_source, **one_method, resources__cpus_per_worker=os.cpu_count())  # one after the other
     process = start(workspace)
     wait_for(lambda: complete(workspace), process)
     process.send_signal(signal.SIGKILL)
     process.wait()
     first = complete(workspace)
-    assert 0 < len(first) < 4
+    assert len(first) == 1
 
-    params = changed(workspace, tiny_source)
-    assert len(train.missing(cells.plan(params, workspace), workspace)) == 4 - len(first)
+    params = changed(workspace, tiny_source, **one_method)
+    assert len(train.missing(cells.plan(params, workspace), workspace)) == 1
     train.run(params, "folder", workspace)
     after = complete(workspace)
-    assert len(after) == 4
+    assert len(after) == 2
     assert {name: after[name] for name in first} == first
 
 
@@ -87,20 +88,14 @@ def test_killed_worker_is_restarted_from_its_last_checkpoint(workspace: Path, ti
         tiny_source,
         benchmark__methods=["clflow"],
         data__folder={"source": str(tiny_source), "categories": ["disc"]},
-        train__steps=4000,
-        train__reports=200,
+        train__steps=2000,
+        train__reports=100,
     )
     process = start(workspace)
     log = workspace / ".clflow" / "logs"
-    wait_for(lambda: any("step 2000" in path.read_text() for path in log.glob("*.log")), process)
-    workers = [
-        child for child in psutil.Process(process.pid).children(recursive=True) if "RayTrainWorker" in child.name()
-    ]
-    workers = workers or [
-        child
-        for child in psutil.Process(process.pid).children(recursive=True)
-        if "RayTrainWorker" in " ".join(child.cmdline())
-    ]
+    wait_for(lambda: any("step 1000" in path.read_text() for path in log.glob("*.log")), process)
+    children = psutil.Process(process.pid).children(recursive=True)
+    workers = [child for child in children if "RayTrainWorker" in " ".join(child.cmdline())]
     assert workers
     for worker in workers:
         worker.kill()
@@ -108,21 +103,19 @@ def test_killed_worker_is_restarted_from_its_last_checkpoint(workspace: Path, ti
     assert process.returncode == 0, output
     (cell,) = cells.plan(params, workspace)
     history = pd.read_csv(workspace / "runs" / "folder" / cell.name / "history.csv")
-    assert list(history["step"]) == list(range(20, 4001, 20))
+    assert list(history["step"]) == list(range(20, 2001, 20))
 
 
 def test_failed_cell_is_named_and_stops_no_other(workspace: Path, tiny_source: Path):
-    params = changed(workspace, tiny_source, resources__attempts=2)
-    tree = tiny.params_tree(tiny_source)
+    tree = tiny.params_tree(tiny_source, benchmark__methods=["clflow"])
     tree["overrides"] = {"folder/disc": {"train": {"learning_rate": 1e30, "warmup": 0}}}
     params = load(tiny.write_params(workspace / "params.yaml", tree))
-    with pytest.raises(CellError, match=r"2 of 4 cells of folder failed.*disc-clflow-s0.*log: .*\.log") as error:
+    with pytest.raises(CellError, match=r"1 of 2 cells of folder failed.*disc-clflow-s0.*log: .*\.log") as error:
         train.run(params, "folder", workspace)
     assert "stripes" not in str(error.value)
     assert {name.split("-")[0] for name in complete(workspace)} == {"stripes"}
-    logs = list((workspace / ".clflow" / "logs").glob("folder-disc-*.log"))
-    assert len(logs) == 2
-    assert all("training diverged" in log.read_text() for log in logs)
+    (log,) = (workspace / ".clflow" / "logs").glob("folder-disc-*.log")
+    assert "training diverged" in log.read_text()
     runs = mlflow.search_runs(search_all_experiments=True, filter_string="status = 'FAILED'", output_format="list")
     assert {run.data.tags["category"] for run in runs} == {"disc"}
 

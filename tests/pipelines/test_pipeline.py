@@ -1,0 +1,184 @@
+"""The whole pipeline with the real dvc, Ray and MLflow, from a user's folder of images to the leaderboard."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from clflow.files import read_json
+from clflow.params import load
+from pipelines import cells
+from pipelines.aggregate import LEADERBOARD_COLUMNS
+from tests import tiny
+
+BIN = Path(sys.executable).parent
+
+
+def run(*command: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+    return subprocess.run(
+        [str(BIN / command[0]), *command[1:]],
+        cwd=cwd,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+
+
+def benchmark(source: Path, folder: Path, **changes: Any) -> Path:
+    """Run the tiny benchmark in a workspace below ``folder``; returns the workspace."""
+    params = tiny.write_params(folder / "tiny.yaml", tiny.params_tree(source, **changes))
+    workspace = folder / "workspace"
+    result = run("clflow", "benchmark", "--params", str(params), "--workspace", str(workspace))
+    assert result.returncode == 0, result.stdout
+    return workspace
+
+
+def trained(workspace: Path) -> dict[str, int]:
+    """Name of every complete cell, and when it was trained."""
+    return {path.parent.name: path.stat().st_mtime_ns for path in workspace.glob("runs/folder/[!.]*/cell.json")}
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished benchmark; read it, or copy the folder around it."""
+    folder = tmp_path_factory.mktemp("finished")
+    shutil.copytree(tiny_source, folder / "source")
+    return benchmark(Path("source"), folder)  # relative to the parameter file
+
+
+@pytest.fixture
+def continued(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the finished benchmark's folder, to be changed and run again."""
+    return Path(shutil.copytree(finished.parent, tmp_path / "copy", symlinks=True))
+
+
+def test_leaderboard_has_every_category_and_method(finished: Path):
+    board = pd.read_csv(finished / "reports" / "leaderboard.csv")
+    assert tuple(board.columns) == LEADERBOARD_COLUMNS
+    rows = set(zip(board["category"], board["method"], strict=True))
+    assert rows == {(c, m) for c in (*tiny.CATEGORIES, "mean") for m in ("clflow", "fastflow")}
+    assert board["image_auroc_mean"].between(0, 1).all()
+    assert read_json(finished / "reports" / "metrics.json")["folder"]["clflow"]["image_auroc"] > 0.5
+    for name in ("leaderboard.md", "gallery/overview.png", "gallery/folder/disc.png", "plots/roc.csv"):
+        assert (finished / "reports" / name).is_file()
+    for category in tiny.CATEGORIES:
+        assert (finished / "synthetic" / "folder" / category / "contact_sheet.png").is_file()
+
+
+def test_every_cell_is_a_run_with_curves_metrics_and_a_model(finished: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+    uri = f"sqlite:///{finished / 'mlflow.db'}"
+    mlflow.set_tracking_uri(uri)
+    client = mlflow.MlflowClient(uri)
+    experiment = client.get_experiment_by_name("clflow")
+    assert experiment is not None
+    runs = {run.data.tags.get("clflow.cell_key"): run for run in client.search_runs([experiment.experiment_id])}
+    parent = runs.pop(None)
+    planned = cells.plan(load(finished / "params.yaml"), finished)
+    assert runs.keys() == {cell.key for cell in planned}
+    for cell in planned:
+        run = runs[cell.key]
+        assert run.info.status == "FINISHED"
+        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert run.data.tags["data_hash"] and run.data.tags["commit"]
+        assert run.data.params["train.steps"] == "8"
+        assert [point.step for point in client.get_metric_history(run.info.run_id, "loss")] == [4, 8]
+        assert "test_image_auroc" in run.data.metrics
+        assert run.inputs is not None
+        assert run.inputs.dataset_inputs[0].dataset.name == f"folder/{cell.category}"
+        assert "heat_maps.png" in {file.path for file in client.list_artifacts(run.info.run_id)}
+
+    cell = planned[0]
+    (logged,) = mlflow.search_logged_models(
+        [experiment.experiment_id], f"source_run_id = '{runs[cell.key].info.run_id}'", output_format="list"
+    )
+    model = mlflow.pyfunc.load_model(logged.model_uri)
+    scores = pd.read_csv(finished / "scores" / "folder" / cell.name / "scores.csv")
+    images = np.stack([np.asarray(Image.open(finished / "data" / "folder" / path)) for path in scores["path"]])
+    predicted = model.predict(images)
+    assert predicted["score_maps"].shape == (len(scores), tiny.SIZE, tiny.SIZE)
+    np.testing.assert_allclose(predicted["image_scores"], scores["image_score"], rtol=1e-5)
+    assert not list((finished / "mlruns").rglob("*.pkl"))
+
+
+def test_second_repro_does_nothing(finished: Path):
+    before = trained(finished)
+    lock = (finished / "dvc.lock").read_text()
+    result = run("dvc", "repro", cwd=finished)
+    assert result.returncode == 0, result.stdout
+    for stage in ("synthesize@folder", "train@folder", "evaluate@folder", "aggregate", "report"):
+        assert f"Stage '{stage}' didn't change, skipping" in result.stdout
+    assert trained(finished) == before
+    assert (finished / "dvc.lock").read_text() == lock
+
+
+def test_changed_image_retrains_its_category_only(continued: Path):
+    workspace = continued / "workspace"
+    before = trained(workspace)
+    image = continued / "source" / "disc" / "train" / "good" / "000.png"
+    Image.fromarray(255 - np.asarray(Image.open(image))).save(image)
+    tree = tiny.params_tree(Path("source"))
+    tiny.write_params(continued / "tiny.yaml", tree)
+    result = run("clflow", "benchmark", "--params", str(continued / "tiny.yaml"), "--workspace", str(workspace))
+    assert result.returncode == 0, result.stdout
+    after = trained(workspace)
+    assert {name for name in before if name in after} == {name for name in before if name.startswith("stripes")}
+    assert all(after[name] == before[name] for name in after if name in before)
+    assert len(after) == 4
+
+
+def test_removed_category_leaves_no_trace(continued: Path):
+    workspace = continued / "workspace"
+    data = {"source": "source", "categories": ["stripes"]}
+    tiny.write_params(continued / "tiny.yaml", tiny.params_tree(Path("source"), data__folder=data))
+    result = run("clflow", "benchmark", "--params", str(continued / "tiny.yaml"), "--workspace", str(workspace))
+    assert result.returncode == 0, result.stdout
+    for name in ("leaderboard.csv", "cells.csv", "leaderboard.md"):
+        assert "disc" not in (workspace / "reports" / name).read_text()
+    for folder in ("data", "synthetic", "runs", "scores"):
+        assert not list((workspace / folder / "folder").glob("disc*"))
+
+
+def test_what_a_person_can_mend_is_one_sentence_and_exit_code_2(tmp_path: Path, tiny_source: Path):
+    tree = tiny.params_tree(tiny_source)
+    tree["train"]["stepps"] = 3
+    wrong_key = tiny.write_params(tmp_path / "wrong.yaml", tree)
+    absent = tiny.write_params(tmp_path / "absent.yaml", tiny.params_tree(tmp_path / "nowhere"))
+    for command, words in (
+        (("fetch", "--dataset", "folder", "--params", str(wrong_key)), "train.stepps"),
+        (("fetch", "--dataset", "folder", "--params", str(tmp_path / "none.yaml")), "does not exist"),
+        (("fetch", "--dataset", "btad", "--params", str(absent)), "btad"),
+        (("fetch", "--dataset", "folder", "--params", str(absent)), "nowhere"),
+        (("train", "--dataset", "folder", "--params", str(absent)), "fetch"),
+        (("aggregate", "--params", str(absent)), "fetch"),
+    ):
+        result = run("clflow", *command)
+        assert result.returncode == 2, result.stdout
+        assert result.stdout.splitlines()[-1].startswith("error: ") and words in result.stdout.splitlines()[-1]
+        assert "Traceback" not in result.stdout
+
+
+def test_doctor_says_what_is_wrong(tmp_path: Path, tiny_source: Path):
+    well = tiny.write_params(tmp_path / "params.yaml", tiny.params_tree(tiny_source))
+    result = run("clflow", "doctor", "--params", str(well))
+    assert result.returncode == 0, result.stdout
+    assert "All is well." in result.stdout
+    changes = {"model__weights": str(tmp_path / "absent.pth"), "resources__cpus_per_worker": 999}
+    tiny.write_params(well, tiny.params_tree(tmp_path / "nowhere", **changes))
+    result = run("clflow", "doctor", "--params", str(well))
+    assert result.returncode == 2
+    for words in ("WRONG  weights", "absent.pth", "WRONG  datasets", "nowhere", "WRONG  resources", "cpus_per_worker"):
+        assert words in result.stdout
