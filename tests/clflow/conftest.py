@@ -1,0 +1,14 @@
+"""A real, small feature grid, shared by the tests of the method."""
+
+from __future__ import annotations
+
+import pytest
+
+from clflow.model.backbone import Backbone, find_weights
+from clflow.model.features import FeatureGrid
+
+
+@pytest.fixture(scope="session")
+def grid() -> FeatureGrid:
+    """EfficientNet-Lite0's strides 8 and 16, pooled 3 x 3; not to be changed."""
+    return FeatureGrid(Backbone(find_weights("tf_efficientnet_lite0", "offline"), (8, 16)), pool=3)

@@ -1,0 +1,66 @@
+"""The detector: maps, pooled scores, and a round trip through files that holds no pickle."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from clflow.errors import DataError, WeightsError
+from clflow.model.detector import Detector, Thresholds, build_flow, pool_scores
+from clflow.model.features import FeatureGrid
+from clflow.params import load
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def detector(grid: FeatureGrid) -> Detector:
+    model = load(ROOT / "pipelines" / "demo.yaml").model.model_copy(update={"coupling_steps": 2})
+    flow = build_flow(model, grid.channels, seed=3)
+    with torch.no_grad():
+        for parameter in flow.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
+    return Detector(grid, flow, model, 3, 64, Thresholds(1.5, 2.5))
+
+
+def images(count: int = 2) -> torch.Tensor:
+    return torch.randint(0, 256, (count, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+
+
+def test_maps_and_scores_have_their_shapes_and_images_do_not_mix(detector: Detector):
+    maps = detector(images())
+    assert maps.shape == (2, 8, 8)
+    torch.testing.assert_close(detector(images()[1:]), maps[1:], rtol=1e-4, atol=1e-4)
+    assert detector.image_scores(maps).shape == (2,)
+
+
+def test_image_score_is_the_mean_of_the_highest_share():
+    maps = torch.arange(100.0).reshape(1, 10, 10)
+    assert pool_scores(maps, 0.03).item() == pytest.approx(98)
+    assert pool_scores(maps, 0.0001).item() == 99
+
+
+def test_round_trip_gives_the_same_scores(detector: Detector, tmp_path: Path):
+    detector.save(tmp_path)
+    loaded = Detector.load(tmp_path)
+    assert torch.equal(loaded(images()), detector(images()))
+    assert loaded.thresholds == detector.thresholds
+    assert {path.suffix for path in tmp_path.iterdir()} == {".safetensors", ".json"}
+
+
+def test_other_backbone_weights_than_those_of_the_training_are_refused(detector: Detector, tmp_path: Path):
+    detector.save(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["backbone_digest"] = "0" * 64
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(WeightsError, match="not those"):
+        Detector.load(tmp_path)
+
+
+def test_folder_without_a_detector_is_one_sentence(tmp_path: Path):
+    with pytest.raises(DataError, match=r"config\.json is missing"):
+        Detector.load(tmp_path)
