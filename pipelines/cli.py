@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 from pathlib import Path
@@ -136,7 +137,8 @@ def _workspace(params: Path, dataset: str) -> tuple[Params, str, Path]:
 
 def main() -> None:
     """Run a verb. What a person can mend is one sentence and exit code 2; anything else is a bug, with its trace."""
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)
     # Weights come from where the parameters say; a hub that cannot be reached must fail at once, not after a minute.
     os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", "10")
     try:

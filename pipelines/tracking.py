@@ -215,7 +215,7 @@ class Tracker:
         )
         with mlflow.start_run(run_id=run), warnings.catch_warnings():
             # An example would make MLflow load and run every model that is logged; the signature says as much.
-            warnings.filterwarnings("ignore", "An input example was not provided")
+            warnings.filterwarnings("ignore", ".*An input example was not provided")
             mlflow.pyfunc.log_model(
                 name="detector",
                 python_model=str(Path(__file__).with_name("pyfunc.py")),

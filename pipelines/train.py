@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack
 from pathlib import Path
 
 import pandas as pd
@@ -77,7 +78,11 @@ def _train(todo: list[Cell], params: Params, workspace: Path, tracker: Tracker) 
     storage = cluster.storage_path(params.resources, workspace)
     events = Queue(actor_options={"num_cpus": 0})
     failures: dict[Cell, Path] = {}
-    with Board(todo, workspace / ".clflow" / "logs") as board, ThreadPoolExecutor(slots) as pool:
+    pool = ThreadPoolExecutor(slots)
+    with ExitStack() as stack:
+        # Not waiting: after Ctrl-C the threads end when Ray does.
+        stack.callback(pool.shutdown, wait=False, cancel_futures=True)
+        board = stack.enter_context(Board(todo, workspace / ".clflow" / "logs"))
         running: dict[Future[ray.train.Result], Cell] = {}
         for cell in todo:
             running[pool.submit(_fit_cell, cell, params, workspace, storage, events)] = cell

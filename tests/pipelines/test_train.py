@@ -43,6 +43,12 @@ def changed(workspace: Path, tiny_source: Path, **changes: object) -> Params:
     return load(tiny.write_params(workspace / "params.yaml", tiny.params_tree(tiny_source, **changes)))
 
 
+def one_cell(workspace: Path, tiny_source: Path, **changes: object) -> Params:
+    """Parameters of a single cell."""
+    disc = {"source": str(tiny_source), "categories": ["disc"]}
+    return changed(workspace, tiny_source, benchmark__methods=["clflow"], data__folder=disc, **changes)
+
+
 def complete(workspace: Path) -> dict[str, float]:
     """Names of the complete cells, and when each was finished."""
     return {path.parent.name: path.stat().st_mtime for path in workspace.glob("runs/folder/[!.]*/cell.json")}
@@ -83,14 +89,7 @@ def test_killed_driver_loses_no_finished_cell(workspace: Path, tiny_source: Path
 
 
 def test_killed_worker_is_restarted_from_its_last_checkpoint(workspace: Path, tiny_source: Path):
-    params = changed(
-        workspace,
-        tiny_source,
-        benchmark__methods=["clflow"],
-        data__folder={"source": str(tiny_source), "categories": ["disc"]},
-        train__steps=2000,
-        train__reports=100,
-    )
+    params = one_cell(workspace, tiny_source, train__steps=2000, train__reports=100)
     process = start(workspace)
     log = workspace / ".clflow" / "logs"
     wait_for(lambda: any("step 1000" in path.read_text() for path in log.glob("*.log")), process)
@@ -121,13 +120,7 @@ def test_failed_cell_is_named_and_stops_no_other(workspace: Path, tiny_source: P
 
 
 def test_two_gloo_workers_train_one_cell(workspace: Path, tiny_source: Path):
-    params = changed(
-        workspace,
-        tiny_source,
-        benchmark__methods=["clflow"],
-        data__folder={"source": str(tiny_source), "categories": ["disc"]},
-        resources__workers_per_cell=2,
-    )
+    params = one_cell(workspace, tiny_source, resources__workers_per_cell=2)
     train.run(params, "folder", workspace)
     (cell,) = cells.plan(params, workspace)
     record = read_json(workspace / "runs" / "folder" / cell.name / "cell.json")
@@ -139,12 +132,7 @@ def test_two_gloo_workers_train_one_cell(workspace: Path, tiny_source: Path):
 def test_training_finishes_without_tracking_and_sync_catches_up(
     workspace: Path, tiny_source: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    params = changed(
-        workspace,
-        tiny_source,
-        benchmark__methods=["fastflow"],
-        data__folder={"source": str(tiny_source), "categories": ["stripes"]},
-    )
+    params = one_cell(workspace, tiny_source)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     train.run(params, "folder", workspace)
     assert "clflow sync" in capsys.readouterr().out

@@ -1,0 +1,66 @@
+"""Every command in the README exists as it is written there."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from clflow.params import load
+from tests import tiny
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BIN = Path(sys.executable).parent
+
+
+def commands() -> list[str]:
+    """Lines of the shell blocks, and commands quoted in the text."""
+    blocks = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+    lines = [line.split("#")[0].strip() for block in blocks for line in block.splitlines()]
+    quoted = re.findall(r"`((?:clflow|make|dvc) [^`]+)`", README)
+    return sorted({" ".join(command.split()) for command in [*lines, *quoted] if command})
+
+
+@pytest.mark.parametrize("command", commands())
+def test_command_exists(command: str):
+    program, verb, *options = shlex.split(command)
+    options = [option for option in options if option.startswith("--")]
+    if program == "make":
+        arguments = ["make", "--dry-run", verb, *[word for word in shlex.split(command)[2:] if "=" in word]]
+        result = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stderr
+        return
+    executable = str(BIN / program)
+    deeper = ["show"] if command == "dvc metrics show" else []
+    result = subprocess.run([executable, verb, *deeper, "--help"], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", result.stdout)
+    for option in options:
+        assert option in plain, f"{program} {verb} has no {option}"
+
+
+def test_there_are_commands_to_check():
+    assert {"make demo", "make test", "dvc repro"} <= set(commands())
+
+
+def test_example_of_own_images_fits_the_schema(tmp_path: Path):
+    (example,) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+    tree = YAML(typ="safe").load(ROOT / "pipelines" / "demo.yaml") | YAML(typ="safe").load(example)
+    params = load(tiny.write_params(tmp_path / "params.yaml", tree))
+    assert params.data["folder"].categories == ("housing", "seal")
+
+
+@pytest.mark.parametrize("path", ["params.yaml", "pipelines/demo.yaml", "reports/real/params.yaml"])
+def test_parameter_files_of_the_project_fit_the_schema(path: str):
+    load(ROOT / path)
+
+
+@pytest.mark.parametrize("link", re.findall(r"\]\(((?!http)[^)]+)\)", README))
+def test_relative_link_leads_somewhere(link: str):
+    assert (ROOT / link).exists()
