@@ -51,12 +51,12 @@ def params() -> Params:
 
 @pytest.fixture(scope="module")
 def model(params: Params) -> Model:
-    return params.model.model_copy(update={"coupling_steps": 2, "top_fraction": 0.1})
+    return params.model.model_copy(update={"coupling_steps": 2, "hidden_ratio": 1.0, "top_fraction": 0.1})
 
 
 @pytest.fixture(scope="module")
 def loss(params: Params) -> Loss:
-    return params.loss
+    return params.loss.model_copy(update={"contrast": 0.1, "proxy": 0.3, "start": 0.5})
 
 
 @pytest.fixture(scope="module")
