@@ -31,7 +31,7 @@ lint: install
 	PATH="$(BIN):$$PATH" $(BIN)/pyright
 
 install: $(INSTALLED)
-	@$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	@PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 
 # torch and torchvision in one command: apart, pip may pair builds that do not fit each other.
 $(INSTALLED): pyproject.toml
