@@ -56,6 +56,13 @@ def folder_atomically(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def prune(folder: Path, keep: set[str]) -> None:
+    """Remove from ``folder`` all but the names to ``keep``: what is no longer asked for, and what is half-written."""
+    for path in sorted(folder.iterdir()) if folder.exists() else []:
+        if path.name not in keep or path.name.startswith(TEMPORARY):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write a value as indented JSON, atomically."""
     with write_atomically(path) as temporary:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from clflow.data.manifest import category_rows, data_hash, read_manifest
 from clflow.errors import DataError
-from clflow.files import TEMPORARY, fingerprint, read_json
+from clflow.files import fingerprint, read_json
 from clflow.methods import find_method
 from clflow.model.backbone import find_weights
 from clflow.params import Params
@@ -92,10 +91,3 @@ def synthetic_hash(workspace: Path, dataset: str, category: str) -> str:
 def is_complete(folder: Path, key: str, marker: str = MARKER) -> bool:
     """Whether a folder holds the complete result for a key."""
     return (folder / marker).is_file() and read_json(folder / marker)["key"] == key
-
-
-def prune(folder: Path, keep: set[str]) -> None:
-    """Remove from ``folder`` all but the names to ``keep``: cells no longer asked for, and half-written ones."""
-    for path in sorted(folder.iterdir()) if folder.exists() else []:
-        if path.name not in keep or path.name.startswith(TEMPORARY):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()

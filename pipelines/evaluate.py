@@ -11,7 +11,7 @@ import torch
 
 from clflow.data.manifest import category_rows, data_hash, read_manifest
 from clflow.errors import CellError
-from clflow.files import folder_atomically, read_json, write_json
+from clflow.files import folder_atomically, prune, read_json, write_json
 from clflow.model.detector import Detector, score_maps
 from clflow.params import Params
 from clflow.provenance import source_hash
@@ -36,7 +36,7 @@ def run(params: Params, dataset: str, workspace: Path) -> None:
         raise CellError(f"{len(untrained)} cells of {dataset} are not trained ({', '.join(untrained[:3])}); run train.")
     folder = workspace / "scores" / dataset
     folder.mkdir(parents=True, exist_ok=True)
-    cells.prune(folder, {cell.name for cell in wanted})
+    prune(folder, {cell.name for cell in wanted})
     manifest = read_manifest(workspace / "data" / dataset)
     todo: dict[str, list[Cell]] = {}
     for cell in wanted:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import shutil
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ import pandas as pd
 
 from clflow.data.manifest import category_rows, read_manifest
 from clflow.errors import ClflowError, DataError, ParameterError
-from clflow.files import read_json
+from clflow.files import prune, read_json
 from clflow.params import Params
 from clflow.synthesis.category import MARKER, synthesis_key, synthesize_category
 
@@ -53,7 +52,7 @@ def run(params: Params, dataset: str, workspace: Path) -> None:
         raise ParameterError(f"The parameters do not describe dataset {dataset!r}; add it under data.")
     categories = params.data[dataset].categories
     folder = workspace / "synthetic" / dataset
-    _prune(folder, categories)
+    prune(folder, set(categories))
     manifest = read_manifest(workspace / "data" / dataset)
     jobs = [_job(params, dataset, category, manifest, workspace) for category in categories]
     due = []
@@ -102,10 +101,3 @@ def _collect(dataset: str, outcomes: Iterable[tuple[_Job, Callable[[], None]]]) 
     if failures:
         more = f" ({len(failures) - 1} more categories failed)" if len(failures) > 1 else ""
         raise DataError(f"{failures[0]}{more}")
-
-
-def _prune(folder: Path, categories: tuple[str, ...]) -> None:
-    """Remove categories that are no longer asked for, and what an interrupted run left."""
-    for path in folder.glob("*"):
-        if path.is_dir() and path.name not in categories:
-            shutil.rmtree(path)

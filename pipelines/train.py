@@ -17,7 +17,7 @@ from ray.util.queue import Queue
 from clflow.data.fetch import cache_folder
 from clflow.data.manifest import category_rows, data_hash, read_manifest
 from clflow.errors import CellError
-from clflow.files import folder_atomically, write_json
+from clflow.files import folder_atomically, prune, write_json
 from clflow.params import Params
 from clflow.provenance import commit
 from pipelines import cells, cluster
@@ -36,7 +36,7 @@ def run(params: Params, dataset: str, workspace: Path) -> None:
     wanted = cells.plan(params, workspace, (dataset,))
     folder = workspace / "runs" / dataset
     folder.mkdir(parents=True, exist_ok=True)
-    cells.prune(folder, {cell.name for cell in wanted})
+    prune(folder, {cell.name for cell in wanted})
     todo = missing(wanted, workspace)
     tracker = Tracker.connect(params, workspace)
     failures: dict[Cell, Path] = {}

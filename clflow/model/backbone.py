@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from clflow.errors import ParameterError, WeightsError
+from clflow.files import file_sha256
 
 
 def _import_timm() -> Any:
@@ -55,7 +56,7 @@ class Weights:
         """What names these weights before they are loaded: the hub's tag, or the hash of the file."""
         if self.file is None:
             return f"hub:{self.backbone}"
-        return "sha256:" + hashlib.sha256(self.file.read_bytes()).hexdigest()
+        return "sha256:" + file_sha256(self.file)
 
 
 def find_weights(backbone: str, weights: str) -> Weights:

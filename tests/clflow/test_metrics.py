@@ -16,6 +16,7 @@ def brute_force_aupro(masks: np.ndarray, maps: np.ndarray, limit: float) -> floa
     """The definition, read aloud: a loop over thresholds, images and regions."""
     regions = []
     for image, mask in enumerate(masks):
+        # SciPy's stub does not say that a pair is returned.
         labelled, count = ndimage.label(mask, np.ones((3, 3)))  # type: ignore[misc]
         regions += [(image, labelled == number) for number in range(1, count + 1)]
     rates, overlaps = [0.0], [0.0]
@@ -201,6 +202,7 @@ def test_arguments_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="one shape"):
         pixel_metrics(np.zeros((1, 4, 4), bool), np.zeros((1, 4, 5), np.float32))
     with pytest.raises(ValueError, match="boolean"):
+        # A wrong type on purpose.
         pixel_metrics(np.zeros((1, 4, 4), np.uint8), np.zeros((1, 4, 4), np.float32))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="one length"):
         image_metrics([0, 1, 1], [0.1, 0.2])
