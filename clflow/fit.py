@@ -20,7 +20,7 @@ from clflow.fitdata import FitData
 from clflow.model.detector import Thresholds, build_flow, pool_scores, score_maps
 from clflow.model.flow import Flow
 from clflow.model.losses import anomaly_score, box_contrast, proxy_classification
-from clflow.params import Loss, Model, Train
+from clflow.sections import Loss, Model, Train
 
 _DIVERGED = 1e4  # nats per dimension; a working run stays within a few
 _BATCH = 32
@@ -135,7 +135,7 @@ def thresholds(flow: Flow, data: FitData, model: Model, quantile: float, device:
     maps = _maps(flow, data.held_out_normal, device)
     image = np.quantile(pool_scores(maps, model.top_fraction).numpy(), quantile)
     pixel = np.quantile(maps.flatten(1).max(dim=1).values.numpy(), quantile)
-    return Thresholds(float(image), float(pixel))
+    return Thresholds(float(image), float(pixel), float(maps.median()))
 
 
 def _validate(flow: Flow, data: FitData, model: Model, device: torch.device) -> dict[str, float]:

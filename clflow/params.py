@@ -1,196 +1,65 @@
-"""The schema of ``params.yaml``: frozen, strict and complete. Nothing has a default outside the file."""
+"""``params.yaml`` as a whole: its sections, what is merged over them, and reading it with errors that name the key."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from clflow.errors import ParameterError
+from clflow.sections import (
+    Benchmark,
+    Dataset,
+    Loss,
+    Model,
+    Name,
+    Promotion,
+    Protocol,
+    Resources,
+    Section,
+    Serving,
+    Synthesis,
+    Tracking,
+    Train,
+    Tune,
+    Watching,
+)
 
-Fraction = Annotated[float, Field(gt=0, lt=1)]
-Weight = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=1)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+TUNED = "-tuned"
+"""A method's name with this at its end is the method with the parameters that a search found."""
 
-
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class Benchmark(_Section):
-    """Which cells are asked for: datasets x their categories x methods x seeds."""
-
-    name: Name
-    datasets: Annotated[tuple[Name, ...], Field(min_length=1)]
-    methods: Annotated[tuple[Name, ...], Field(min_length=1)]
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
-
-    @model_validator(mode="after")
-    def _no_repeats(self) -> Self:
-        for key in ("datasets", "methods", "seeds"):
-            values = getattr(self, key)
-            if len(set(values)) < len(values):
-                raise ValueError(f"{key} lists a value twice")
-        return self
+_SEARCHABLE = ("model", "loss", "train")
 
 
-class Dataset(_Section):
-    """Categories of one dataset and, if it is not to be downloaded, the local archive or folder it comes from."""
-
-    source: str | None
-    categories: Annotated[tuple[Name, ...], Field(min_length=1)]
-
-    @model_validator(mode="after")
-    def _no_repeats(self) -> Self:
-        if len(set(self.categories)) < len(self.categories):
-            raise ValueError("categories lists a value twice")
-        return self
-
-
-class Protocol(_Section):
-    """What makes numbers comparable. Images are squashed to a square of ``image_size`` pixels, never cropped."""
-
-    image_size: Annotated[int, Field(ge=64, multiple_of=32)]
-    map_size: Annotated[int, Field(ge=32)]
-    mask_threshold: Fraction
-    holdout: Annotated[float, Field(gt=0, le=0.5)]
-    threshold_quantile: Fraction
-
-
-class Shapes(_Section):
-    """Relative frequency of each defect shape; zero switches one off."""
-
-    blob: Weight
-    scratch: Weight
-    crack: Weight
-    missing: Weight
-    misplaced: Weight
-    stain: Weight
-    spots: Weight
-    perlin: Weight
-
-
-class Sources(_Section):
-    """Relative frequency of what fills a shape; zero switches one off."""
-
-    shifted: Weight
-    other_image: Weight
-    photometric: Weight
-    texture: Weight
-
-
-class Synthesis(_Section):
-    """Synthetic anomalies: ``count`` training images per category and as large a share of held-out ones."""
-
-    count: Count
-    seed: Annotated[int, Field(ge=0)]
-    textures: str | None
-    shapes: Shapes
-    sources: Sources
-    opacity: tuple[Fraction, Annotated[float, Field(gt=0, le=1)]]
-    area: tuple[Fraction, Fraction]
-
-    @model_validator(mode="after")
-    def _possible(self) -> Self:
-        if self.opacity[0] > self.opacity[1] or self.area[0] > self.area[1]:
-            raise ValueError("opacity and area are [lowest, highest]")
-        if not any(self.shapes.model_dump().values()):
-            raise ValueError("shapes are all zero, so nothing can be drawn")
-        sources = self.sources.model_dump()
-        if self.textures is None and self.sources.texture > 0:
-            raise ValueError("sources.texture is above zero but textures names no folder")
-        if not any(sources.values()):
-            raise ValueError("sources are all zero, so no shape can be filled")
-        return self
-
-
-class Model(_Section):
-    """Frozen backbone, the strides of its features that are used, and the flow on them."""
-
-    backbone: str
-    weights: str
-    strides: Annotated[tuple[Literal[4, 8, 16, 32], ...], Field(min_length=1)]
-    pool: Annotated[int, Field(ge=1, le=9)]
-    coupling_steps: Count
-    hidden_ratio: Annotated[float, Field(gt=0)]
-    clamp: Annotated[float, Field(gt=0)]
-    top_fraction: Fraction
-
-    @model_validator(mode="after")
-    def _odd_pool(self) -> Self:
-        if self.pool % 2 == 0:
-            raise ValueError("pool is the side of a centred window, so it must be odd")
-        return self
-
-
-class Loss(_Section):
-    """Weights of CL-Flow's terms beside the likelihood; zero switches one off. Before the share ``start`` of the
-    steps, only the likelihood is trained, so that the flow knows what is normal before it learns what is not."""
-
-    contrast: Weight
-    proxy: Weight
-    start: Annotated[float, Field(ge=0, lt=1)]
-    smoothing: Annotated[float, Field(gt=0, lt=1)]
-    boundary_quantile: Fraction
-    temperature: Annotated[float, Field(gt=0)]
-
-
-class Train(_Section):
-    """The fixed budget and the optimiser."""
-
-    steps: Count
-    positions: Count
-    pairs: Count
-    box_positions: Count
-    learning_rate: Annotated[float, Field(gt=0)]
-    warmup: Annotated[int, Field(ge=0)]
-    weight_decay: Weight
-    clip_norm: Annotated[float, Field(gt=0)]
-    reports: Count
-
-    @model_validator(mode="after")
-    def _possible(self) -> Self:
-        if self.warmup >= self.steps:
-            raise ValueError("warmup must be shorter than steps")
-        if self.reports > self.steps:
-            raise ValueError("reports cannot be more than steps")
-        return self
-
-
-class Resources(_Section):
-    """What one cell may use and how often it is tried. None of this changes a result."""
-
-    cluster: str
-    storage: str | None
-    workers_per_cell: Count
-    cpus_per_worker: Count
-    gpus_per_worker: Annotated[float, Field(ge=0)]
-    attempts: Count
-    feature_cache_gb: Annotated[float, Field(gt=0)]
-
-
-class Tracking(_Section):
-    """The MLflow experiment. The server is chosen by MLFLOW_TRACKING_URI, else a local database."""
-
-    experiment: Name
-
-
-class Override(_Section):
+class Override(Section):
     """Sections that one category may set differently; checked after merging, so any subset of keys will do."""
 
-    model: dict[str, Any] = {}
-    loss: dict[str, Any] = {}
-    train: dict[str, Any] = {}
-    synthesis: dict[str, Any] = {}
+    model: dict[str, Any] = Field(default_factory=dict)
+    loss: dict[str, Any] = Field(default_factory=dict)
+    train: dict[str, Any] = Field(default_factory=dict)
+    synthesis: dict[str, Any] = Field(default_factory=dict)
 
 
-class Params(_Section):
-    """All of ``params.yaml``."""
+class Tuned(Section):
+    """What a search found, as `clflow tune` writes it: one configuration for all, and those of single categories.
+
+    Attributes:
+        search: how it was found; for people and provenance.
+        parameters: merged over the sections of all categories.
+        overrides: dataset/category to what is merged over its sections, on top.
+    """
+
+    search: dict[str, Any]
+    parameters: Override
+    overrides: dict[str, Override]
+
+
+class Params(Section):
+    """All of ``params.yaml``. In the file, ``tuned`` is null or the path of what a search found, relative to it."""
 
     benchmark: Benchmark
     data: dict[Name, Dataset]
@@ -200,6 +69,11 @@ class Params(_Section):
     loss: Loss
     train: Train
     overrides: dict[str, Override]
+    tuned: Tuned | None
+    tune: Tune
+    promotion: Promotion
+    serving: Serving
+    watching: Watching
     resources: Resources
     tracking: Tracking
 
@@ -212,17 +86,45 @@ class Params(_Section):
         for key in self.overrides:
             if key not in known:
                 raise ValueError(f"overrides names {key!r}, which is no dataset/category of data")
+        for method in self.benchmark.methods:
+            if method.endswith(TUNED) and self.tuned is None:
+                raise ValueError(f"benchmark.methods names {method!r}, but tuned names no file to take it from")
+        for name, section in (("tune", self.tune), ("promotion", self.promotion)):
+            for dataset in section.datasets:
+                if dataset not in self.data:
+                    raise ValueError(f"{name}.datasets names {dataset!r}, which data does not describe")
         return self
 
-    def for_category(self, dataset: str, category: str) -> Params:
-        """These parameters with the overrides of one category merged in."""
-        override = self.overrides.get(f"{dataset}/{category}")
-        if override is None:
+    def for_category(self, dataset: str, category: str, method: str | None = None) -> Params:
+        """These parameters with those of one category merged in: what was found by search, if ``method`` is one with
+        tuned parameters (its name ends in `TUNED`), and the overrides, which have the last word."""
+        key = f"{dataset}/{category}"
+        layers = []
+        if self.tuned is not None and method is not None and method.endswith(TUNED):
+            layers += [self.tuned.parameters, self.tuned.overrides.get(key)]
+        layers.append(self.overrides.get(key))
+        return self.merged(*(layer for layer in layers if layer is not None), where=f"{key} (tuned or overrides)")
+
+    def merged(self, *layers: Override, where: str) -> Params:
+        """These parameters with layers merged over them, the last on top.
+
+        Raises:
+            ParameterError: what comes out is impossible; the sentence begins with ``where``.
+        """
+        if not layers:
             return self
         tree = self.model_dump(mode="json")
-        for section, values in override.model_dump().items():
-            _merge(tree[section], values)
-        return _validate(tree, f"overrides.{dataset}/{category}")
+        for layer in layers:
+            for section, values in layer.model_dump().items():
+                _merge(tree[section], values)
+        return _validate(tree, where)
+
+    def is_tuned_alone(self, dataset: str, category: str, method: str) -> bool:
+        """Whether a category has parameters of its own, so that its numbers are not of the one configuration."""
+        key = f"{dataset}/{category}"
+        return key in self.overrides or (
+            method.endswith(TUNED) and self.tuned is not None and key in self.tuned.overrides
+        )
 
 
 def load(path: Path) -> Params:
@@ -232,16 +134,38 @@ def load(path: Path) -> Params:
         ParameterError: the file is missing, is not YAML, or a key is unknown, missing, of the wrong type or
             impossible; the sentence names the key.
     """
+    tree = _read_yaml(path, "run where params.yaml lies or name the file")
+    if isinstance(tree, dict) and isinstance(tree.get("tuned"), str):
+        tree["tuned"] = _read_yaml(path.parent / tree["tuned"], f"{path} names it under tuned; correct the path")
+    params = _validate(tree, str(path))
+    for dataset, described in params.data.items():
+        for category in described.categories:
+            for method in params.benchmark.methods:
+                params.for_category(dataset, category, method)
+    _check_space(params, path)
+    return params
+
+
+def _read_yaml(path: Path, advice: str) -> Any:
     try:
-        tree = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+        return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ParameterError(f"{path} does not exist; run where params.yaml lies or name the file.") from None
+        raise ParameterError(f"{path} does not exist; {advice}.") from None
     except (YAMLError, UnicodeDecodeError) as error:
         raise ParameterError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from None
-    params = _validate(tree, str(path))
-    for key in params.overrides:
-        params.for_category(*key.split("/", 1))
-    return params
+
+
+def _check_space(params: Params, path: Path) -> None:
+    """Every value that a search may draw must fit the schema."""
+    tree = params.model_dump(mode="json")
+    for key, distribution in params.tune.space.items():
+        section, _, name = key.partition(".")
+        if section not in _SEARCHABLE or name not in tree[section]:
+            raise ParameterError(f"{path}: tune.space names {key!r}, which is no parameter of model, loss or train.")
+        if key == "train.reports":
+            raise ParameterError(f"{path}: tune.space cannot hold {key!r}, for trials are compared report by report.")
+        for value in distribution.extremes():
+            params.merged(Override.model_validate({section: {name: value}}), where=f"{path}: tune.space.{key}")
 
 
 def _validate(tree: object, where: str) -> Params:

@@ -25,8 +25,9 @@ from clflow.data.manifest import category_rows, read_manifest
 from clflow.errors import CellError, DataError
 from clflow.files import fingerprint, read_json, write_atomically, write_json
 from clflow.metrics import METRICS, image_metrics, pixel_metrics
-from clflow.params import Params, Protocol
+from clflow.params import Params
 from clflow.score import upsample
+from clflow.sections import Protocol
 from pipelines import cells
 from pipelines.cells import Cell
 

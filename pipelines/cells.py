@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from clflow.data.manifest import category_rows, data_hash, read_manifest
 from clflow.errors import DataError
@@ -58,25 +60,33 @@ def plan(params: Params, workspace: Path, datasets: tuple[str, ...] | None = Non
     for dataset in datasets or params.benchmark.datasets:
         manifest = read_manifest(workspace / "data" / dataset)
         for category in params.data[dataset].categories:
-            own = params.for_category(dataset, category)
             rows = category_rows(manifest, category, "train")
-            content = {
-                "code": code,
-                "data": data_hash(rows),
-                "synthetic": synthetic_hash(workspace, dataset, category),
-                "weights": find_weights(own.model.backbone, own.model.weights).identity(),
-                "protocol": own.protocol.model_dump(include={"image_size", "holdout", "threshold_quantile"}),
-                "model": own.model.model_dump(exclude={"weights"}),
-                "loss": own.loss.model_dump(),
-                "train": own.train.model_dump(),
-                "workers": own.resources.workers_per_cell,  # they share a batch, so each sees another boundary
-            }
+            found = {"code": code, "data": data_hash(rows), "synthetic": synthetic_hash(workspace, dataset, category)}
             for method in params.benchmark.methods:
                 find_method(method)
+                content = found | determinants(params.for_category(dataset, category, method))
                 for seed in params.benchmark.seeds:
                     key = fingerprint([dataset, category, method, seed, content])
                     cells.append(Cell(dataset, category, method, seed, key, len(rows)))
     return cells
+
+
+def determinants(params: Params) -> dict[str, Any]:
+    """What parameters and weights contribute to a trained cell, as JSON-able values."""
+    return {
+        "weights": weights_identity(params.model.backbone, params.model.weights),
+        "protocol": params.protocol.model_dump(include={"image_size", "holdout", "threshold_quantile"}),
+        "model": params.model.model_dump(exclude={"weights"}),
+        "loss": params.loss.model_dump(),
+        "train": params.train.model_dump(),
+        "workers": params.resources.workers_per_cell,  # they share a batch, so each sees another boundary
+    }
+
+
+@cache
+def weights_identity(backbone: str, weights: str) -> str:
+    """What names a backbone's weights; a file is hashed once."""
+    return find_weights(backbone, weights).identity()
 
 
 def synthetic_hash(workspace: Path, dataset: str, category: str) -> str:

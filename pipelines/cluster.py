@@ -11,7 +11,7 @@ from pathlib import Path
 import ray
 
 from clflow.errors import ClflowError
-from clflow.params import Resources
+from clflow.sections import Resources
 
 
 @contextmanager

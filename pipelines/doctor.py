@@ -70,7 +70,12 @@ def _methods(params: Params, workspace: Path) -> Iterator[str]:
 def _weights(params: Params, workspace: Path) -> Iterator[str]:
     from clflow.model.backbone import Backbone, find_weights
 
-    wanted = [params.model, *(params.for_category(*key.split("/", 1)).model for key in params.overrides)]
+    wanted = [
+        params.for_category(dataset, category, method).model
+        for dataset in params.benchmark.datasets
+        for category in params.data[dataset].categories
+        for method in params.benchmark.methods
+    ]
     for backbone, source, strides in sorted({(m.backbone, m.weights, m.strides) for m in wanted}):
         weights = find_weights(backbone, source)
         digest = Backbone(weights, strides).digest()

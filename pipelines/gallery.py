@@ -14,8 +14,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from clflow.data.images import read_image, read_mask
 from clflow.files import folder_atomically
-from clflow.params import Protocol
 from clflow.score import upsample
+from clflow.sections import Protocol
 from pipelines.aggregate import read_cell, read_scores
 from pipelines.cells import Cell
 
@@ -59,7 +59,6 @@ class _Detector:
     image_threshold: float
     pixel_threshold: float
     typical: float
-    """The median of all score maps: where colours begin."""
     folder: Path
     mask_threshold: float
 
@@ -73,7 +72,7 @@ class _Detector:
             maps,
             recorded["image_threshold"],
             recorded["pixel_threshold"],
-            float(np.median(maps)),
+            recorded["typical_score"],
             workspace / "data" / cell.dataset,
             protocol.mask_threshold,
         )

@@ -35,6 +35,7 @@ from pipelines import cells
 from pipelines.aggregate import read_table
 from pipelines.cells import Cell
 from pipelines.gallery import cell_sheet
+from pipelines.models import tracking_uri
 
 Result = TypeVar("Result")
 
@@ -66,11 +67,8 @@ class Tracker:
     @classmethod
     def connect(cls, params: Params, workspace: Path) -> Tracker:
         """Open the server that MLFLOW_TRACKING_URI names, else a database in the workspace; `down` says if it fails."""
-        remote = os.environ.get("MLFLOW_TRACKING_URI")
-        if remote:
-            tracker = cls(params, remote, None)
-        else:
-            tracker = cls(params, f"sqlite:///{workspace / 'mlflow.db'}", (workspace / "mlruns").as_uri())
+        uri = tracking_uri(workspace)
+        tracker = cls(params, uri, (workspace / "mlruns").as_uri() if uri.startswith("sqlite:") else None)
         tracker._attempt(tracker._open)
         return tracker
 

@@ -94,7 +94,9 @@ def _train(todo: list[Cell], params: Params, workspace: Path, tracker: Tracker) 
             for future in done:
                 cell = running.pop(future)
                 try:
-                    _keep(cell, future.result(), params.for_category(cell.dataset, cell.category), workspace)
+                    _keep(
+                        cell, future.result(), params.for_category(cell.dataset, cell.category, cell.method), workspace
+                    )
                 except Exception as error:  # whatever a cell died of, the others go on
                     failures[cell] = board.failed(cell, error)
                     tracker.log_failure(cell, failures[cell])
@@ -120,7 +122,7 @@ def _fit_cell(cell: Cell, params: Params, workspace: Path, storage: str, events:
             "category": cell.category,
             "method": cell.method,
             "seed": cell.seed,
-            "params": params.for_category(cell.dataset, cell.category).model_dump_json(),
+            "params": params.for_category(cell.dataset, cell.category, cell.method).model_dump_json(),
             "workspace": str(workspace),
             "cache": str(cache_folder() / "features"),
             "events": events,
@@ -159,7 +161,7 @@ def _keep(cell: Cell, result: ray.train.Result, params: Params, workspace: Path)
             "commit": commit(),
             "data_hash": data_hash(rows),
             "synthetic_hash": cells.synthetic_hash(workspace, cell.dataset, cell.category),
-            "tuned": f"{cell.dataset}/{cell.category}" in params.overrides,
+            "tuned": params.is_tuned_alone(cell.dataset, cell.category, cell.method),
             "protocol": params.protocol.model_dump(mode="json"),
             "model": params.model.model_dump(mode="json"),
             "loss": params.loss.model_dump(mode="json"),
@@ -169,5 +171,6 @@ def _keep(cell: Cell, result: ray.train.Result, params: Params, workspace: Path)
             "params_added": outcome["params_added"],
             "image_threshold": outcome["thresholds"]["image"],
             "pixel_threshold": outcome["thresholds"]["pixel"],
+            "typical_score": outcome["thresholds"]["typical"],
         }
         write_json(folder / cells.MARKER, record)

@@ -26,7 +26,7 @@ from clflow.data.layout import scan
 from clflow.data.manifest import FILE, read_manifest, write_manifest
 from clflow.errors import DataError, ParameterError
 from clflow.files import TEMPORARY, file_sha256, fingerprint, read_json, write_json
-from clflow.params import Dataset
+from clflow.sections import Dataset
 
 _RECORD_VERSION = 1
 

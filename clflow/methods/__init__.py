@@ -3,6 +3,7 @@
 from clflow.errors import ParameterError
 from clflow.methods.flow import FlowMethod
 from clflow.methods.protocol import Method
+from clflow.params import TUNED
 
 METHODS: dict[str, Method] = {
     "clflow": FlowMethod(contrastive=True),
@@ -11,11 +12,13 @@ METHODS: dict[str, Method] = {
 
 
 def find_method(name: str) -> Method:
-    """The method of that name.
+    """The method of that name; with tuned parameters it is the same method.
 
     Raises:
         ParameterError: there is none.
     """
-    if name not in METHODS:
-        raise ParameterError(f"benchmark.methods names {name!r}; known are {', '.join(METHODS)}.")
-    return METHODS[name]
+    method = METHODS.get(name.removesuffix(TUNED))
+    if method is None:
+        known = ", ".join(METHODS)
+        raise ParameterError(f"there is no method {name!r}; known are {known}, each also with {TUNED} at its end.")
+    return method

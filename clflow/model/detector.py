@@ -17,7 +17,7 @@ from clflow.model.backbone import Backbone, find_weights
 from clflow.model.features import FeatureGrid
 from clflow.model.flow import Flow
 from clflow.model.losses import anomaly_score
-from clflow.params import Model
+from clflow.sections import Model
 
 WEIGHTS_FILE = "flow.safetensors"
 CONFIG_FILE = "config.json"
@@ -25,10 +25,12 @@ CONFIG_FILE = "config.json"
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Scores above which an image, or a pixel, is called anomalous; both from held-out normal images only."""
+    """From held-out normal images only: scores above which an image, or a pixel, is called anomalous, and the
+    typical score of a pixel, the median, where the colours of a heat map begin."""
 
     image: float
     pixel: float
+    typical: float
 
 
 class Detector(nn.Module):

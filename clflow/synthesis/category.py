@@ -20,8 +20,9 @@ from clflow.data.images import EXTENSIONS, read_image
 from clflow.data.manifest import data_hash, split_normals
 from clflow.errors import DataError
 from clflow.files import file_sha256, fingerprint, folder_atomically, write_json
-from clflow.params import Params, Synthesis
+from clflow.params import Params
 from clflow.provenance import source_hash
+from clflow.sections import Synthesis
 from clflow.synthesis.foreground import foreground, shows_object
 from clflow.synthesis.recipe import Synthetic, synthesize
 from clflow.synthesis.sheet import contact_sheet

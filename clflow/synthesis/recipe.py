@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from clflow.errors import DataError
-from clflow.params import Synthesis
+from clflow.sections import Synthesis
 from clflow.synthesis import blending, sources
 from clflow.synthesis.shapes import LINES, SHAPES
 from clflow.synthesis.sources import Normal

@@ -13,7 +13,8 @@ from clflow.cache import FeatureCache
 from clflow.errors import DataError, DivergenceError
 from clflow.fit import Save, Worker, fit, held_out_scores, thresholds
 from clflow.fitdata import FitData, load_fit_data
-from clflow.params import Loss, Model, Params, Train, load
+from clflow.params import Params, load
+from clflow.sections import Loss, Model, Train
 
 ROOT = Path(__file__).parents[2]
 ALONE = Worker(rank=0, world=1, device=torch.device("cpu"), parallel=lambda module: module)

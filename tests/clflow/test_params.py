@@ -6,7 +6,8 @@ import pytest
 from ruamel.yaml import YAML
 
 from clflow.errors import ParameterError
-from clflow.params import load
+from clflow.params import Params, load
+from tests.tiny import write_params
 
 ROOT = Path(__file__).parents[2]
 
@@ -61,6 +62,20 @@ def test_full_benchmark_lists_all_categories():
         (("overrides",), {"mvtec_ad/bottel": {}}, "mvtec_ad/bottel"),
         (("overrides",), {"mvtec_ad/bottle": {"train": {"stepps": 3}}}, "train.stepps"),
         (("overrides",), {"mvtec_ad/bottle": {"protocol": {}}}, "protocol"),
+        (("benchmark", "methods"), ["clflow-tuned"], "tuned"),
+        (("tuned",), "tuned/none.yaml", "tuned/none.yaml"),
+        (("tuned",), {"search": {}, "parameters": {"protocol": {}}, "overrides": {}}, "tuned.parameters.protocol"),
+        (("tune", "datasets"), ["mvtec"], "mvtec"),
+        (("tune", "space"), {}, "tune.space"),
+        (("tune", "space"), {"loss.contrst": {"uniform": [0, 1]}}, "loss.contrst"),
+        (("tune", "space"), {"protocol.image_size": {"choice": [256, 512]}}, "protocol.image_size"),
+        (("tune", "space"), {"train.reports": {"integer": [1, 9]}}, "train.reports"),
+        (("tune", "space"), {"train.learning_rate": {"uniform": [-1, 1]}}, "train.learning_rate"),
+        (("tune", "space"), {"model.strides": {"choice": [8, 16]}}, "model.strides"),
+        (("tune", "space"), {"loss.contrast": {"uniform": [1, 0]}}, "tune.space.loss.contrast"),
+        (("tune", "space"), {"loss.contrast": {"log_uniform": [0, 1]}}, "tune.space.loss.contrast.log_uniform"),
+        (("tune", "space"), {"loss.contrast": {"uniform": [0, 1], "choice": [0, 1]}}, "exactly one"),
+        (("promotion", "floors"), {"image_auc": 0.9}, "image_auc"),
     ],
 )
 def test_wrong_value_names_its_key(tmp_path: Path, keys: tuple[str, ...], value: object, names: str):
@@ -72,7 +87,7 @@ def test_wrong_value_names_its_key(tmp_path: Path, keys: tuple[str, ...], value:
 
 def test_missing_key_is_named_and_never_defaulted(tmp_path: Path):
     tree = YAML(typ="safe").load(ROOT / "params.yaml")
-    for section in ("protocol", "synthesis", "model", "loss", "train", "resources"):
+    for section in ("protocol", "synthesis", "model", "loss", "train", "tune", "promotion", "serving", "watching"):
         for key in tree[section]:
             with pytest.raises(ParameterError, match=rf"{section}\.{key}.*missing"):
                 load(broken(tmp_path, section, key, remove=True))
@@ -91,3 +106,33 @@ def test_override_changes_its_category_only(tmp_path: Path):
     assert params.for_category("btad", "01").train.steps == 777
     assert params.for_category("btad", "01").train.warmup == params.train.warmup
     assert params.for_category("btad", "02") == params
+
+
+def test_tuned_parameters_are_those_of_methods_that_say_so(tmp_path: Path):
+    tree = YAML(typ="safe").load(ROOT / "params.yaml")
+    tree["benchmark"]["methods"] = ["clflow", "clflow-tuned"]
+    tree["tuned"] = "tuned/found.yaml"
+    tree["overrides"] = {"btad/02": {"train": {"steps": 9999}}}
+    found = {
+        "search": {"trials": 3},
+        "parameters": {"train": {"steps": 555}, "loss": {"contrast": 0.3}},
+        "overrides": {"btad/01": {"train": {"steps": 777}}},
+    }
+    (tmp_path / "tuned").mkdir()
+    write_params(tmp_path / "tuned" / "found.yaml", found)
+    params = load(write_params(tmp_path / "params.yaml", tree))
+    steps = {
+        (category, method): params.for_category("btad", category, method).train.steps
+        for category in ("01", "02", "03")
+        for method in ("clflow", "clflow-tuned")
+    }
+    plain = tree["train"]["steps"]
+    assert steps == {
+        **{("01", "clflow"): plain, ("02", "clflow"): 9999, ("03", "clflow"): plain},
+        **{("01", "clflow-tuned"): 777, ("02", "clflow-tuned"): 9999, ("03", "clflow-tuned"): 555},
+    }
+    assert params.for_category("btad", "01", "clflow-tuned").loss.contrast == 0.3
+    alone = [category for category in ("01", "02", "03") if params.is_tuned_alone("btad", category, "clflow-tuned")]
+    assert alone == ["01", "02"]
+    assert not params.is_tuned_alone("btad", "01", "clflow")
+    assert Params.model_validate_json(params.model_dump_json()) == params

@@ -14,7 +14,7 @@ from clflow.data.catalogue import CATALOGUE
 from clflow.data.fetch import cache_folder, fetch
 from clflow.data.manifest import read_manifest
 from clflow.errors import DataError, ParameterError
-from clflow.params import Dataset
+from clflow.sections import Dataset
 from tests.archives import pack_tar, pack_zip, sha256, write_btad, write_image, write_mvtec
 from tests.loopback import Mirror, serve
 

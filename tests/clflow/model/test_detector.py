@@ -24,7 +24,7 @@ def detector(grid: FeatureGrid) -> Detector:
         for parameter in flow.parameters():
             if parameter.requires_grad:
                 parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
-    return Detector(grid, flow, model, 3, 64, Thresholds(1.5, 2.5))
+    return Detector(grid, flow, model, 3, 64, Thresholds(1.5, 2.5, 0.5))
 
 
 def images(count: int = 2) -> torch.Tensor:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clflow.errors import DataError
-from clflow.params import Synthesis
+from clflow.sections import Synthesis
 from clflow.synthesis.blending import CLEAR
 from clflow.synthesis.foreground import foreground
 from clflow.synthesis.recipe import Synthetic, synthesize

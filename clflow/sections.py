@@ -1,0 +1,277 @@
+"""The sections of ``params.yaml``: frozen, strict and complete. Nothing has a default outside the file."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from clflow.metrics import METRICS
+
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Weight = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Benchmark(Section):
+    """Which cells are asked for: datasets x their categories x methods x seeds."""
+
+    name: Name
+    datasets: Annotated[tuple[Name, ...], Field(min_length=1)]
+    methods: Annotated[tuple[Name, ...], Field(min_length=1)]
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _no_repeats(self) -> Self:
+        for key in ("datasets", "methods", "seeds"):
+            values = getattr(self, key)
+            if len(set(values)) < len(values):
+                raise ValueError(f"{key} lists a value twice")
+        return self
+
+
+class Dataset(Section):
+    """Categories of one dataset and, if it is not to be downloaded, the local archive or folder it comes from."""
+
+    source: str | None
+    categories: Annotated[tuple[Name, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _no_repeats(self) -> Self:
+        if len(set(self.categories)) < len(self.categories):
+            raise ValueError("categories lists a value twice")
+        return self
+
+
+class Protocol(Section):
+    """What makes numbers comparable. Images are squashed to a square of ``image_size`` pixels, never cropped."""
+
+    image_size: Annotated[int, Field(ge=64, multiple_of=32)]
+    map_size: Annotated[int, Field(ge=32)]
+    mask_threshold: Fraction
+    holdout: Annotated[float, Field(gt=0, le=0.5)]
+    threshold_quantile: Fraction
+
+
+class Shapes(Section):
+    """Relative frequency of each defect shape; zero switches one off."""
+
+    blob: Weight
+    scratch: Weight
+    crack: Weight
+    missing: Weight
+    misplaced: Weight
+    stain: Weight
+    spots: Weight
+    perlin: Weight
+
+
+class Sources(Section):
+    """Relative frequency of what fills a shape; zero switches one off."""
+
+    shifted: Weight
+    other_image: Weight
+    photometric: Weight
+    texture: Weight
+
+
+class Synthesis(Section):
+    """Synthetic anomalies: ``count`` training images per category and as large a share of held-out ones."""
+
+    count: Count
+    seed: Annotated[int, Field(ge=0)]
+    textures: str | None
+    shapes: Shapes
+    sources: Sources
+    opacity: tuple[Fraction, Annotated[float, Field(gt=0, le=1)]]
+    area: tuple[Fraction, Fraction]
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.opacity[0] > self.opacity[1] or self.area[0] > self.area[1]:
+            raise ValueError("opacity and area are [lowest, highest]")
+        if not any(self.shapes.model_dump().values()):
+            raise ValueError("shapes are all zero, so nothing can be drawn")
+        sources = self.sources.model_dump()
+        if self.textures is None and self.sources.texture > 0:
+            raise ValueError("sources.texture is above zero but textures names no folder")
+        if not any(sources.values()):
+            raise ValueError("sources are all zero, so no shape can be filled")
+        return self
+
+
+class Model(Section):
+    """Frozen backbone, the strides of its features that are used, and the flow on them."""
+
+    backbone: str
+    weights: str
+    strides: Annotated[tuple[Literal[4, 8, 16, 32], ...], Field(min_length=1)]
+    pool: Annotated[int, Field(ge=1, le=9)]
+    coupling_steps: Count
+    hidden_ratio: Annotated[float, Field(gt=0)]
+    clamp: Annotated[float, Field(gt=0)]
+    top_fraction: Fraction
+
+    @model_validator(mode="after")
+    def _odd_pool(self) -> Self:
+        if self.pool % 2 == 0:
+            raise ValueError("pool is the side of a centred window, so it must be odd")
+        return self
+
+
+class Loss(Section):
+    """Weights of CL-Flow's terms beside the likelihood; zero switches one off. Before the share ``start`` of the
+    steps, only the likelihood is trained, so that the flow knows what is normal before it learns what is not."""
+
+    contrast: Weight
+    proxy: Weight
+    start: Annotated[float, Field(ge=0, lt=1)]
+    smoothing: Annotated[float, Field(gt=0, lt=1)]
+    boundary_quantile: Fraction
+    temperature: Annotated[float, Field(gt=0)]
+
+
+class Train(Section):
+    """The fixed budget and the optimiser."""
+
+    steps: Count
+    positions: Count
+    pairs: Count
+    box_positions: Count
+    learning_rate: Annotated[float, Field(gt=0)]
+    warmup: Annotated[int, Field(ge=0)]
+    weight_decay: Weight
+    clip_norm: Annotated[float, Field(gt=0)]
+    reports: Count
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.warmup >= self.steps:
+            raise ValueError("warmup must be shorter than steps")
+        if self.reports > self.steps:
+            raise ValueError("reports cannot be more than steps")
+        return self
+
+
+class Resources(Section):
+    """What one cell may use and how often it is tried. None of this changes a result."""
+
+    cluster: str
+    storage: str | None
+    workers_per_cell: Count
+    cpus_per_worker: Count
+    gpus_per_worker: Annotated[float, Field(ge=0)]
+    attempts: Count
+    feature_cache_gb: Annotated[float, Field(gt=0)]
+
+
+class Tracking(Section):
+    """The MLflow experiment. The server is chosen by MLFLOW_TRACKING_URI, else a local database."""
+
+    experiment: Name
+
+
+class Distribution(Section):
+    """What a search draws one parameter from; exactly one of the keys is given.
+
+    Attributes:
+        uniform: [lowest, highest] of a real number.
+        log_uniform: the same on a logarithmic scale.
+        integer: [lowest, highest] of a whole number, both included.
+        choice: the values.
+    """
+
+    uniform: tuple[float, float] | None = None
+    log_uniform: tuple[Annotated[float, Field(gt=0)], float] | None = None
+    integer: tuple[int, int] | None = None
+    choice: Annotated[tuple[bool | int | float | str, ...], Field(min_length=2)] | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError("give exactly one of uniform, log_uniform, integer, choice")
+        if self.range is not None and not self.range[0] < self.range[1]:
+            raise ValueError("a range is [lowest, highest]")
+        return self
+
+    @property
+    def range(self) -> tuple[float, float] | None:
+        """The ends of a range; None for a choice."""
+        return self.uniform or self.log_uniform or self.integer
+
+    def extremes(self) -> tuple[bool | int | float | str, ...]:
+        """The ends of a range, or all choices."""
+        return self.range or self.choice or ()
+
+    def contains(self, value: Any) -> bool:
+        """Whether a search may draw this value."""
+        if self.range is None:
+            return value in self.extremes()
+        return self.range[0] <= value <= self.range[1]
+
+
+class Tune(Section):
+    """The search: what is drawn from where, how often, and when a trial is stopped early.
+
+    A trial trains ``method`` on every category and seed and is judged by the mean AUROC of held-out normals against
+    synthetic anomalies. Successive halving (ASHA, arXiv 1810.05934) compares trials at their reports: from the
+    ``grace``-th on, about one in ``reduction`` goes on. ``datasets`` are searched by the DVC stage.
+    """
+
+    datasets: tuple[Name, ...]
+    method: Name
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
+    trials: Count
+    timeout: Annotated[float, Field(gt=0)] | None
+    grace: Count
+    reduction: Annotated[int, Field(ge=2)]
+    space: Annotated[dict[str, Distribution], Field(min_length=1)]
+
+
+class Promotion(Section):
+    """When a cell's model becomes champion of its category.
+
+    It must reach every metric of ``floors`` and stay within ``latency_ms`` per image, and the lower ``confidence``
+    bound of its gain in image AUROC over the champion must lie above ``margin`` (negative: how much worse is still
+    welcome). ``method`` and ``seed`` name the cell, so that no seed is picked by its test result; ``datasets`` are
+    promoted by the DVC stage.
+    """
+
+    datasets: tuple[Name, ...]
+    method: Name
+    seed: Annotated[int, Field(ge=0)]
+    floors: dict[str, Annotated[float, Field(ge=0, le=1)]]
+    latency_ms: Annotated[float, Field(gt=0)]
+    margin: Annotated[float, Field(gt=-1, lt=1)]
+    confidence: Fraction
+
+    @model_validator(mode="after")
+    def _metrics(self) -> Self:
+        for metric in self.floors:
+            if metric not in METRICS:
+                raise ValueError(f"floors names {metric!r}, which is no metric; there are {', '.join(METRICS)}")
+        return self
+
+
+class Serving(Section):
+    """The HTTP endpoint: replicas that score, dynamic batching, polling of the registry, limits of a request."""
+
+    replicas: Count
+    batch: Count
+    wait_ms: Annotated[float, Field(ge=0)]
+    poll_seconds: Annotated[float, Field(gt=0)]
+    body_mb: Annotated[float, Field(gt=0)]
+    megapixels: Annotated[float, Field(gt=0)]
+
+
+class Watching(Section):
+    """Drift: the last ``window`` scores of a category are compared with training's, at significance ``alpha``."""
+
+    window: Count
+    alpha: Fraction
