@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -25,8 +26,12 @@ from clflow.sections import Loss, Model, Train
 _DIVERGED = 1e4  # nats per dimension; a working run stays within a few
 _BATCH = 32
 
+Result = TypeVar("Result")
 Save = Callable[[Path], None]
 Report = Callable[[dict[str, float], Save], None]
+Training = Generator[tuple[dict[str, float], Save], None, Result]
+"""A training that pauses at every report, with a point of its learning curves and a function that writes a checkpoint
+to a folder; so whoever runs it decides what a report leads to, and several can go on in step."""
 
 
 @dataclass(frozen=True)
@@ -53,18 +58,17 @@ def fit(
     train: Train,
     seed: int,
     worker: Worker,
-    report: Report,
     resume: Path | None = None,
-) -> tuple[Flow, list[dict[str, float]]]:
+) -> Training[tuple[Flow, list[dict[str, float]]]]:
     """Train a flow for ``train.steps`` steps; the last weights count, nothing is selected.
+
+    It reports ``train.reports`` times: means since the last report, and validation figures.
 
     Args:
         data: features of one category.
         model, loss, train: its parameters.
         seed: of weights, permutations and sampling.
         worker: this process among its peers.
-        report: called ``train.reports`` times with the means since the last report, validation figures, and a
-            function that writes a checkpoint to a folder.
         resume: a checkpoint to continue from; the result is that of an uninterrupted run.
 
     Returns:
@@ -96,7 +100,7 @@ def fit(
         for group in optimizer.param_groups:
             group["lr"] = rate
         contrastive = step >= loss.start * train.steps and (loss.contrast > 0 or loss.proxy > 0)
-        terms = _loss_terms(trained, batches.draw(step, contrastive), loss)
+        terms = _loss_terms(trained, batches.draw(step, contrastive), loss, train.bfloat16)
         if not abs(terms["loss"].item()) < _DIVERGED:
             raise DivergenceError(
                 f"training diverged at step {step + 1} (loss {terms['loss'].item():.3g}); lower train.learning_rate, "
@@ -116,9 +120,18 @@ def fit(
                 point |= _validate(flow, data, model, worker.device)
             point["seconds"] = seconds + time.perf_counter() - begin
             history.append(point)
-            report(point, lambda folder: _save_checkpoint(folder, flow, optimizer, history))
+            yield point, lambda folder: _save_checkpoint(folder, flow, optimizer, history)
             recent.clear()
     return flow, history
+
+
+def run(training: Training[Result], report: Report) -> Result:
+    """Run a training to its end, handing on every report; returns what it trained."""
+    while True:
+        try:
+            report(*next(training))
+        except StopIteration as end:
+            return end.value
 
 
 def held_out_scores(flow: Flow, data: FitData, model: Model, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
@@ -160,9 +173,10 @@ def _learning_rate(step: int, train: Train) -> float:
     return train.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def _loss_terms(flow: nn.Module, batch: _Batch, loss: Loss) -> dict[str, Tensor]:
-    z_nc, logdet_n = flow(batch.features)
-    scores_n = anomaly_score(z_nc, logdet_n)
+def _loss_terms(flow: nn.Module, batch: _Batch, loss: Loss, bfloat16: bool) -> dict[str, Tensor]:
+    with torch.autocast(batch.features.device.type, torch.bfloat16, enabled=bfloat16):
+        z_nc, logdet_n = flow(batch.features)
+    scores_n = anomaly_score(z_nc, logdet_n.float())
     normal_n = scores_n[: batch.normals]
     terms = {"likelihood": normal_n.mean()}
     total = terms["likelihood"]

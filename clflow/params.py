@@ -43,6 +43,15 @@ class Override(Section):
     train: dict[str, Any] = Field(default_factory=dict)
     synthesis: dict[str, Any] = Field(default_factory=dict)
 
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> Self:
+        """From keys as a search space has them, ``section.name``."""
+        tree: dict[str, dict[str, Any]] = {}
+        for key, value in values.items():
+            section, _, name = key.partition(".")
+            tree.setdefault(section, {})[name] = value
+        return cls.model_validate(tree)
+
 
 class Tuned(Section):
     """What a search found, as `clflow tune` writes it: one configuration for all, and those of single categories.
@@ -165,7 +174,7 @@ def _check_space(params: Params, path: Path) -> None:
         if key == "train.reports":
             raise ParameterError(f"{path}: tune.space cannot hold {key!r}, for trials are compared report by report.")
         for value in distribution.extremes():
-            params.merged(Override.model_validate({section: {name: value}}), where=f"{path}: tune.space.{key}")
+            params.merged(Override.of({key: value}), where=f"{path}: tune.space.{key}")
 
 
 def _validate(tree: object, where: str) -> Params:

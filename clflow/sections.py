@@ -137,7 +137,8 @@ class Loss(Section):
 
 
 class Train(Section):
-    """The fixed budget and the optimiser."""
+    """The fixed budget and the optimiser. ``bfloat16`` computes the flow's subnetworks at that precision, which
+    halves the cost where the processor has it; weights, latents and all validation stay in single precision."""
 
     steps: Count
     positions: Count
@@ -147,6 +148,7 @@ class Train(Section):
     warmup: Annotated[int, Field(ge=0)]
     weight_decay: Weight
     clip_norm: Annotated[float, Field(gt=0)]
+    bfloat16: bool
     reports: Count
 
     @model_validator(mode="after")

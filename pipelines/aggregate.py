@@ -62,7 +62,7 @@ def aggregate(planned: list[Cell], params: Params, workspace: Path, allow_missin
     Raises:
         CellError: a cell is missing (with ``allow_missing``: all are), or one has no computable metrics.
     """
-    scored = [cell for cell in planned if _is_scored(cell, workspace)]
+    scored = [cell for cell in planned if is_scored(cell, workspace)]
     if len(scored) < len(planned) and not (allow_missing and scored):
         raise CellError(_missing_sentence([cell for cell in planned if cell not in scored], len(planned)))
     table = pd.DataFrame(_measure(scored, params.protocol, workspace))
@@ -122,13 +122,24 @@ def cells_of(table: pd.DataFrame) -> list[Cell]:
     return [Cell(*row) for row in table.loc[:, columns].itertuples(index=False)]
 
 
+def is_scored(cell: Cell, workspace: Path) -> bool:
+    """Whether a cell is trained and its test images are scored."""
+    trained = cells.is_complete(workspace / "runs" / cell.dataset / cell.name, cell.key)
+    return trained and cells.is_complete(scores_folder(cell, workspace), cell.key, cells.SCORED)
+
+
+def scores_folder(cell: Cell, workspace: Path) -> Path:
+    """Where a cell's scores are stored."""
+    return workspace / "scores" / cell.dataset / cell.name
+
+
 def read_scores(cell: Cell, workspace: Path) -> tuple[pd.DataFrame, np.ndarray]:
     """The stored scores of a cell: scores.csv and, row by row, maps float32 (N, h, w), mapped from disk.
 
     Raises:
         CellError: the two are not of one length.
     """
-    folder = _scores(cell, workspace)
+    folder = scores_folder(cell, workspace)
     scores = pd.read_csv(folder / "scores.csv", dtype=str, keep_default_na=False)
     maps = np.load(folder / "maps.npy", mmap_mode="r", allow_pickle=False)
     if len(scores) != len(maps):
@@ -139,15 +150,6 @@ def read_scores(cell: Cell, workspace: Path) -> tuple[pd.DataFrame, np.ndarray]:
 def read_cell(cell: Cell, workspace: Path) -> dict[str, Any]:
     """What training recorded of a cell, cell.json."""
     return read_json(workspace / "runs" / cell.dataset / cell.name / "cell.json")
-
-
-def _is_scored(cell: Cell, workspace: Path) -> bool:
-    trained = cells.is_complete(workspace / "runs" / cell.dataset / cell.name, cell.key)
-    return trained and cells.is_complete(_scores(cell, workspace), cell.key, "score.json")
-
-
-def _scores(cell: Cell, workspace: Path) -> Path:
-    return workspace / "scores" / cell.dataset / cell.name
 
 
 def _missing_sentence(missing: list[Cell], planned: int) -> str:

@@ -53,13 +53,15 @@ def prepare(params: Path, workspace: Path) -> None:
         if link.is_symlink():
             link.unlink()
         link.symlink_to(CHECKOUT / package, target_is_directory=True)
+    (workspace / "tuned").mkdir(exist_ok=True)
+    shutil.copyfile(CHECKOUT / "tuned" / "README.md", workspace / "tuned" / "README.md")
     _write_params(params, workspace / "params.yaml")
 
 
 def _write_params(params: Path, target: Path) -> None:
     yaml = YAML()
     tree = yaml.load(params.read_text(encoding="utf-8"))
-    places = [(tree[section], key) for section, key in _PATHS]
+    places = [(tree, "tuned"), *((tree[section], key) for section, key in _PATHS)]
     places += [(dataset, "source") for dataset in tree["data"].values()]
     for section, key in places:
         value = section[key]

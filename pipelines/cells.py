@@ -30,6 +30,12 @@ CODE = (
 MARKER = "cell.json"
 """Written last: a folder with it is a complete cell."""
 
+SCORED = "score.json"
+"""The same for a folder of scores."""
+
+PROTOCOL = ("image_size", "holdout", "threshold_quantile")
+"""The part of the protocol that determines a trained cell; the rest determines its metrics."""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -75,7 +81,7 @@ def determinants(params: Params) -> dict[str, Any]:
     """What parameters and weights contribute to a trained cell, as JSON-able values."""
     return {
         "weights": weights_identity(params.model.backbone, params.model.weights),
-        "protocol": params.protocol.model_dump(include={"image_size", "holdout", "threshold_quantile"}),
+        "protocol": params.protocol.model_dump(include=set(PROTOCOL)),
         "model": params.model.model_dump(exclude={"weights"}),
         "loss": params.loss.model_dump(),
         "train": params.train.model_dump(),

@@ -61,6 +61,22 @@ def train(
 
 
 @app.command()
+def tune(
+    dataset: DatasetName,
+    category: Annotated[list[str] | None, typer.Option("--category", help="Repeat for several; default: all.")] = None,
+    each: Annotated[bool, typer.Option("--each", help="Search every category alone, not one for all.")] = False,
+    trials: Annotated[int | None, typer.Option("--trials", min=1, help="Instead of tune.trials.")] = None,
+    timeout: Annotated[float | None, typer.Option("--timeout", min=1, help="Seconds, instead of tune.timeout.")] = None,
+    params: ParamsFile = DEFAULT,
+) -> None:
+    """Search better parameters on validation data; what is found becomes a file that params.yaml can name."""
+    from pipelines import tune as stage
+
+    loaded, dataset, workspace = _workspace(params, dataset)
+    stage.run(loaded, dataset, workspace, _categories(loaded, dataset, category), each, trials, timeout)
+
+
+@app.command()
 def evaluate(dataset: DatasetName, params: ParamsFile = DEFAULT) -> None:
     """Score the test images with every trained cell."""
     from pipelines import evaluate as stage
@@ -133,6 +149,14 @@ def _workspace(params: Path, dataset: str) -> tuple[Params, str, Path]:
     if dataset not in loaded.data:
         raise ClflowError(f"--dataset {dataset!r} is not described in {params}; it has {', '.join(loaded.data)}.")
     return loaded, dataset, workspace
+
+
+def _categories(params: Params, dataset: str, named: list[str] | None) -> tuple[str, ...]:
+    known = params.data[dataset].categories
+    for category in named or ():
+        if category not in known:
+            raise ClflowError(f"--category {category!r} is none of {dataset}; it has {', '.join(known)}.")
+    return tuple(dict.fromkeys(named or known))
 
 
 def main() -> None:

@@ -16,11 +16,15 @@ from clflow.sections import Resources
 
 @contextmanager
 def session(resources: Resources) -> Iterator[None]:
-    """Start Ray on this machine, or join the cluster that the parameters name, and leave it at the end.
+    """Start Ray on this machine, or join the cluster that the parameters name, and leave it at the end. Within a
+    session that was begun outside, it is that one.
 
     Raises:
         ClflowError: the cluster cannot be reached.
     """
+    if ray.is_initialized():
+        yield
+        return
     # The controller looks at its workers this often; at Ray's two seconds, a short cell mostly waits to be seen.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
@@ -54,17 +58,20 @@ def worker_resources(resources: Resources) -> dict[str, float]:
     return wanted
 
 
+def fitting(wanted: dict[str, float]) -> int:
+    """How many times the cluster has these resources."""
+    total = ray.cluster_resources()
+    return min(int(total.get(kind, 0) // amount) for kind, amount in wanted.items())
+
+
 def concurrent_cells(resources: Resources) -> int:
     """How many cells fit into the cluster at once.
 
     Raises:
         ClflowError: not even one does. Ray itself would wait for ever.
     """
-    total = ray.cluster_resources()
-    cells = min(
-        int(total.get(kind, 0) // (amount * resources.workers_per_cell))
-        for kind, amount in worker_resources(resources).items()
-    )
+    total, workers = ray.cluster_resources(), resources.workers_per_cell
+    cells = fitting({kind: amount * workers for kind, amount in worker_resources(resources).items()})
     if cells == 0:
         raise ClflowError(
             f"one cell needs {resources.workers_per_cell} x {worker_resources(resources)}, but the cluster has "

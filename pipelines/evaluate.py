@@ -19,7 +19,6 @@ from clflow.score import image_batches
 from pipelines import cells, cluster
 from pipelines.cells import Cell
 
-MARKER = "score.json"
 CODE = ("model", "score.py", "data/images.py", "data/manifest.py")
 _BATCH = 16
 
@@ -58,9 +57,9 @@ def run(params: Params, dataset: str, workspace: Path) -> None:
 
 
 def _is_current(folder: Path, cell: Cell, test_hash: str) -> bool:
-    if not cells.is_complete(folder, cell.key, MARKER):
+    if not cells.is_complete(folder, cell.key, cells.SCORED):
         return False
-    record = read_json(folder / MARKER)
+    record = read_json(folder / cells.SCORED)
     return record["test_hash"] == test_hash and record["code"] == source_hash(*CODE)
 
 
@@ -93,7 +92,7 @@ def _score_category(todo: list[Cell], workspace: Path, threads: int) -> float:
             table.to_csv(folder / "scores.csv", index=False)
             np.save(folder / "maps.npy", np.concatenate(maps[i]).astype(np.float32))
             write_json(
-                folder / MARKER,
+                folder / cells.SCORED,
                 {
                     "key": cell.key,
                     "test_hash": data_hash(rows),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from clflow.params import Params
+from clflow.params import TUNED, Params
 from pipelines.aggregate import MEAN
 from pipelines.anchors import ANCHORS, Anchor
 
@@ -56,7 +57,8 @@ def markdown(table: pd.DataFrame, board: pd.DataFrame, params: Params, protocol:
         tuned = set(table.loc[(table["dataset"] == dataset) & table["tuned"], "category"])
         blocks += [f"## {dataset}", _all_metrics(of_dataset), _per_category(of_dataset, tuned)]
         if tuned:
-            blocks.append(f"{_TUNED} tuned per category: `params.yaml` overrides parameters for this one.")
+            blocks.append(f"{_TUNED} tuned per category: this one has parameters of its own.")
+        blocks += _search(table.loc[table["dataset"] == dataset], params)
         anchors = [anchor for anchor in ANCHORS if anchor.dataset == dataset]
         if anchors:
             blocks += [
@@ -114,6 +116,45 @@ def _per_category(of_dataset: pd.DataFrame, tuned: set[str]) -> str:
         rows.append(row)
     titles = [f"{TITLES[metric]}<br>{method}" for metric in _PER_CATEGORY for method in methods]
     return _table(["category", *titles], "l" + "r" * len(titles), rows)
+
+
+def _search(of_dataset: pd.DataFrame, params: Params) -> list[str]:
+    """Default against tuned parameters, on the same seeds."""
+    blocks = []
+    for tuned in [method for method in params.benchmark.methods if method.endswith(TUNED)]:
+        method = tuned.removesuffix(TUNED)
+        default, found = (of_dataset.loc[of_dataset["method"] == name] for name in (method, tuned))
+        pairs = default.merge(found, on=["category", "seed"], suffixes=("", TUNED))
+        if pairs.empty or params.tuned is None:
+            continue
+        gains = pairs[["category", "seed"]].assign(
+            **{metric: pairs[metric + TUNED] - pairs[metric] for metric in _PER_CATEGORY}
+        )
+        groups = [(category, gains.loc[gains["category"] == category]) for category in gains["category"].unique()]
+        rows = [
+            [category, str(group["seed"].nunique()), *(_gain(group, metric) for metric in _PER_CATEGORY)]
+            for category, group in [*groups, (f"**{MEAN}**", gains)]
+        ]
+        notes = [
+            f"{name}: {note['objective']} {_optional(note['default'])} by default, {note['found']} found"
+            for name, note in params.tuned.search.items()
+        ]
+        header = ["category", "seeds", *(f"gain in {TITLES[metric]}" for metric in _PER_CATEGORY)]
+        blocks += [
+            f"### What search brought: {tuned} against {method}",
+            "Percentage points on the test set, mean ± sample standard deviation over the same seeds. The search saw "
+            f"held-out training images and synthetic anomalies only ({'; '.join(notes)}).",
+            _table(header, "lrrrr", rows),
+        ]
+    return blocks
+
+
+def _gain(gains: pd.DataFrame, metric: str) -> str:
+    of_seeds = np.array([gains.loc[gains["seed"] == seed, metric].mean() for seed in gains["seed"].unique()])
+    if np.isnan(of_seeds).any():
+        return ""
+    spread = f" ± {100 * of_seeds.std(ddof=1):.2f}" if len(of_seeds) > 1 else ""
+    return f"{100 * of_seeds.mean():+.2f}{spread}"
 
 
 def _category(category: str, tuned: set[str]) -> str:

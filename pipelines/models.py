@@ -3,17 +3,43 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from clflow.errors import ClflowError, DataError
 from clflow.model.detector import CONFIG_FILE
 
+# Without these, a server that is down would be asked for minutes at every call. MLflow reads them at each.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+
 SCHEME = "models:/"
+CHAMPION = "champion"
+"""The alias of the version that is in use."""
+
+
+def registered_name(dataset: str, category: str) -> str:
+    """The registered model of a category."""
+    return f"clflow-{dataset}-{category}"
 
 
 def tracking_uri(workspace: Path) -> str:
     """The MLflow server: MLFLOW_TRACKING_URI, else the database in the workspace."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{workspace / 'mlflow.db'}"
+
+
+def champion_version(name: str, uri: str) -> int:
+    """The version of a registered model that is its champion on the MLflow server at ``uri``.
+
+    Raises:
+        ClflowError: there is none, or MLflow does not answer.
+    """
+    with _registry(f"{SCHEME}{name}@{CHAMPION}", uri):
+        from mlflow import MlflowClient
+
+        return int(MlflowClient(uri, uri).get_model_version_by_alias(name, CHAMPION).version)
 
 
 def local_folder(reference: str, workspace: Path, into: Path) -> Path:
@@ -33,18 +59,55 @@ def local_folder(reference: str, workspace: Path, into: Path) -> Path:
         if not (folder / CONFIG_FILE).is_file():
             raise DataError(f"{folder} holds no trained detector; name a cell's folder below runs/ or a models:/ URI.")
         return folder
-    import mlflow  # not needed for a plain folder, and slow to import
+    return download(reference, tracking_uri(workspace), into)
 
-    uri = tracking_uri(workspace)
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
-        raise ClflowError(f"there is no MLflow database at {uri}; set MLFLOW_TRACKING_URI or run where mlflow.db lies.")
-    mlflow.set_tracking_uri(uri)
-    try:
-        mlflow.artifacts.download_artifacts(artifact_uri=reference, dst_path=str(into))
-    except Exception as error:  # MLflow, SQLAlchemy, requests and object stores each raise their own
-        reason = " ".join(str(error).split())[:200]
-        raise ClflowError(f"{reference} cannot be had from MLflow at {uri} ({reason}); check name and alias.") from None
+
+def download(reference: str, uri: str, into: Path) -> Path:
+    """The folder of a detector that the MLflow server at ``uri`` holds, downloaded ``into`` an empty folder.
+
+    Raises:
+        DataError: the model is none of ours.
+        ClflowError: MLflow has no such model, or does not answer.
+    """
+    with _registry(reference, uri):
+        from mlflow import MlflowClient
+        from mlflow.artifacts import download_artifacts
+        from mlflow.store.artifact.utils.models import get_model_name_and_version
+
+        # Given the reference itself, MLflow would look for it on the server of the process, whatever it is told here.
+        client = MlflowClient(uri, uri)
+        match get_model_name_and_version(client, reference):
+            case (model_id,):
+                location = client.get_logged_model(model_id).artifact_location
+            case (name, version):
+                location = client.get_model_version_download_uri(str(name), str(version))
+        download_artifacts(artifact_uri=location, dst_path=str(into), tracking_uri=uri)
     found = sorted(into.rglob(CONFIG_FILE))
     if len(found) != 1:
         raise DataError(f"{reference} is no model of clflow: it holds {len(found)} detectors.")
     return found[0].parent
+
+
+def require_database(uri: str) -> None:
+    """Make sure that nothing is asked of an SQLite database that is not there: MLflow would make an empty one.
+
+    Raises:
+        ClflowError: it is not there.
+    """
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
+        raise ClflowError(f"there is no MLflow database at {uri}; set MLFLOW_TRACKING_URI or run where mlflow.db lies.")
+
+
+@contextmanager
+def _registry(reference: str, uri: str) -> Iterator[None]:
+    """Say in one sentence why something cannot be had from MLflow.
+
+    What is done inside names the server at every call: `mlflow.set_tracking_uri` would set MLFLOW_TRACKING_URI for
+    the whole process, and promotion asks two servers.
+    """
+    require_database(uri)
+    try:
+        yield
+    except Exception as error:  # MLflow, SQLAlchemy, requests and object stores each raise their own
+        reason = " ".join(str(error).split())[:200]
+        raise ClflowError(f"{reference} cannot be had from MLflow at {uri} ({reason}); check name and alias.") from None

@@ -6,23 +6,17 @@ once, and the rest of the stage goes on without it. `Tracker.sync` is idempotent
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Callable, Iterable
 from importlib.metadata import requires
 from pathlib import Path
 from typing import Any, TypeVar
 
-# Without these, a server that is down would be asked for minutes at every call.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-
 import mlflow
 import numpy as np
 import pandas as pd
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 
@@ -36,10 +30,12 @@ from pipelines.aggregate import read_table
 from pipelines.cells import Cell
 from pipelines.gallery import cell_sheet
 from pipelines.models import tracking_uri
+from pipelines.search import Record, Search
 
 Result = TypeVar("Result")
 
 CELL_KEY, BENCHMARK = "clflow.cell_key", "clflow.benchmark"
+_SEARCH_KEY, _TRIAL = "clflow.search_key", "clflow.trial"
 _TRAINING, _RESULTS = "clflow.training_logged", "clflow.results_logged"
 _MODEL_PACKAGES = (
     "torch",
@@ -61,7 +57,7 @@ class Tracker:
         self.params = params
         self.uri = uri
         self.artifacts = artifacts
-        self.runs: dict[str, str] = {}
+        self.runs: dict[tuple[str, str], str] = {}
         self.down: str | None = None
 
     @classmethod
@@ -85,6 +81,15 @@ class Tracker:
             self.client.set_terminated(run, "FAILED")
 
         self._attempt(mark)
+
+    def log_trial(self, search: Search, record: Record) -> None:
+        """Log a trial that has ended, unless MLflow has it, as a child of its search's run."""
+        self._attempt(lambda: self._log_trial(search, record))
+
+    def sync_search(self, search: Search) -> None:
+        """Bring to MLflow whatever of a search it does not have yet."""
+        for record in search.records():
+            self.log_trial(search, record)
 
     def sync(self, wanted: Iterable[Cell], workspace: Path) -> None:
         """Bring to MLflow whatever the cells' folders and reports/ hold that it does not have yet."""
@@ -131,34 +136,46 @@ class Tracker:
         self.experiment = (
             experiment.experiment_id if experiment else self.client.create_experiment(name, self.artifacts)
         )
-        benchmark = self.params.benchmark.name
-        parent = self._find(f"tags.`{BENCHMARK}` = '{benchmark}' and tags.`clflow.role` = 'benchmark'")
-        if parent is None:
-            tags = {BENCHMARK: benchmark, "clflow.role": "benchmark"}
-            parent = self.client.create_run(self.experiment, tags=tags, run_name=benchmark)
-        self.parent = parent.info.run_id
 
-    def _find(self, condition: str) -> Run | None:
-        runs = self.client.search_runs([self.experiment], condition, max_results=1)
-        return runs[0] if runs else None
+    def _run(self, tag: str, value: str, name: str, tags: dict[str, str], parent: str | None = None) -> str:
+        """Id of the run that a tag names; it is made if there is none."""
+        if (tag, value) not in self.runs:
+            found = self.client.search_runs([self.experiment], f"tags.`{tag}` = '{value}'", max_results=1)
+            tags = {tag: value, **tags} | ({"mlflow.parentRunId": parent} if parent else {})
+            run = found[0] if found else self.client.create_run(self.experiment, tags=tags, run_name=name)
+            self.runs[tag, value] = run.info.run_id
+        return self.runs[tag, value]
+
+    def _benchmark_run(self) -> str:
+        name = self.params.benchmark.name
+        return self._run(BENCHMARK, name, name, {"clflow.role": "benchmark"})
 
     def _cell_run(self, cell: Cell) -> str:
-        if cell.key not in self.runs:
-            run = self._find(f"tags.`{CELL_KEY}` = '{cell.key}'")
-            if run is None:
-                tags = {
-                    "mlflow.parentRunId": self.parent,
-                    CELL_KEY: cell.key,
-                    BENCHMARK: self.params.benchmark.name,
-                    "clflow.role": "cell",
-                    "dataset": cell.dataset,
-                    "category": cell.category,
-                    "method": cell.method,
-                    "seed": str(cell.seed),
-                }
-                run = self.client.create_run(self.experiment, tags=tags, run_name=cell.name)
-            self.runs[cell.key] = run.info.run_id
-        return self.runs[cell.key]
+        tags = {
+            "clflow.role": "cell",
+            "dataset": cell.dataset,
+            "category": cell.category,
+            "method": cell.method,
+            "seed": str(cell.seed),
+        }
+        return self._run(CELL_KEY, cell.key, cell.name, tags, self._benchmark_run())
+
+    def _log_trial(self, search: Search, record: Record) -> None:
+        tags = {"clflow.role": "search", "dataset": search.dataset, "categories": ", ".join(search.categories)}
+        parent = self._run(_SEARCH_KEY, search.key, f"search {search.name}", tags)
+        name = f"{search.key[:12]}-{record.number}"
+        run = self._run(_TRIAL, name, f"trial {record.number}", {"clflow.role": "trial"}, parent)
+        if self.client.get_run(run).data.tags.get(_TRAINING) == name:
+            return
+        self._log_points(run, record.curve)
+        self.client.log_batch(
+            run,
+            metrics=[Metric("seconds", record.seconds, 0, 0)],
+            params=[Param(key, str(value)) for key, value in record.values.items()],
+            tags=[RunTag("state", record.state), RunTag("error", record.error or ""), RunTag(_TRAINING, name)],
+        )
+        self.client.set_terminated(run, "FAILED" if record.state == "failed" else "FINISHED")
+        self.client.set_terminated(parent)
 
     def _log_points(self, run: str, points: list[dict[str, float]]) -> None:
         metrics = [
@@ -243,15 +260,15 @@ class Tracker:
             for name, value in metrics.items()
             if value is not None
         }
-        state = fingerprint(figures)
-        if self.client.get_run(self.parent).data.tags.get(_RESULTS) == state:
+        state, parent = fingerprint(figures), self._benchmark_run()
+        if self.client.get_run(parent).data.tags.get(_RESULTS) == state:
             return
-        self.client.log_batch(self.parent, metrics=[Metric(name, value, 0, 0) for name, value in figures.items()])
+        self.client.log_batch(parent, metrics=[Metric(name, value, 0, 0) for name, value in figures.items()])
         for path in (reports / "leaderboard.csv", reports / "leaderboard.md", workspace / "params.yaml"):
             if path.exists():
-                self.client.log_artifact(self.parent, str(path))
-        self.client.set_tag(self.parent, _RESULTS, state)
-        self.client.set_terminated(self.parent)
+                self.client.log_artifact(parent, str(path))
+        self.client.set_tag(parent, _RESULTS, state)
+        self.client.set_terminated(parent)
 
 
 def _model_requirements(model: dict[str, Any]) -> list[str]:

@@ -82,15 +82,18 @@ def _train(todo: list[Cell], params: Params, workspace: Path, tracker: Tracker) 
     with ExitStack() as stack:
         # Not waiting: after Ctrl-C the threads end when Ray does.
         stack.callback(pool.shutdown, wait=False, cancel_futures=True)
-        board = stack.enter_context(Board(todo, workspace / ".clflow" / "logs"))
+        headings = ("dataset", "category", "method", "seed")
+        board = stack.enter_context(Board(headings, len(todo), workspace / ".clflow" / "logs"))
+        by_name = {cell.name: cell for cell in todo}
         running: dict[Future[ray.train.Result], Cell] = {}
         for cell in todo:
+            board.add(cell.name, (cell.dataset, cell.category, cell.method, str(cell.seed)))
             running[pool.submit(_fit_cell, cell, params, workspace, storage, events)] = cell
         while running:
             done, _ = wait(running, timeout=1, return_when=FIRST_COMPLETED)
             for name, point in _drain(events):
                 board.progress(name, point)
-                tracker.log_point(board.cells[name], point)
+                tracker.log_point(by_name[name], point)
             for future in done:
                 cell = running.pop(future)
                 try:
@@ -98,10 +101,10 @@ def _train(todo: list[Cell], params: Params, workspace: Path, tracker: Tracker) 
                         cell, future.result(), params.for_category(cell.dataset, cell.category, cell.method), workspace
                     )
                 except Exception as error:  # whatever a cell died of, the others go on
-                    failures[cell] = board.failed(cell, error)
+                    failures[cell] = board.failed(cell.name, error)
                     tracker.log_failure(cell, failures[cell])
                 else:
-                    board.finished(cell)
+                    board.finished(cell.name)
                     shutil.rmtree(Path(storage) / cell.name, ignore_errors=True)
     return failures
 

@@ -15,8 +15,8 @@ from ray.train.torch import get_device, prepare_model
 
 from clflow.cache import FeatureCache
 from clflow.data.manifest import category_rows, read_manifest
-from clflow.fit import Save, Worker, held_out_scores
-from clflow.fitdata import load_fit_data
+from clflow.fit import Save, Worker, held_out_scores, run
+from clflow.fitdata import FitData, load_fit_data
 from clflow.methods import find_method
 from clflow.model.backbone import Backbone, find_weights
 from clflow.model.features import FeatureGrid
@@ -24,6 +24,31 @@ from clflow.params import Params
 
 DETECTOR = "detector"
 """Sub-folder of a job's last checkpoint that holds the finished detector."""
+
+
+def load_category(
+    params: Params, dataset: str, category: str, workspace: Path, cache: Path, device: torch.device
+) -> tuple[FeatureGrid, FitData]:
+    """The feature grid and the training data of a category; test images are out of reach.
+
+    Args:
+        params: those of the category.
+        cache: folder of the feature cache.
+    """
+    folder = workspace / "data" / dataset
+    weights = find_weights(params.model.backbone, params.model.weights)
+    features = FeatureGrid(Backbone(weights, params.model.strides), params.model.pool).to(device)
+    data = load_fit_data(
+        features,
+        category_rows(read_manifest(folder), category, "train"),
+        folder,
+        workspace / "synthetic" / dataset / category,
+        params,
+        FeatureCache(cache, params.resources.feature_cache_gb),
+        weights.identity(),
+        device,
+    )
+    return features, data
 
 
 def train_cell(config: dict[str, Any]) -> dict[str, Any]:
@@ -35,24 +60,13 @@ def train_cell(config: dict[str, Any]) -> dict[str, Any]:
             built-in types, so that Ray's controller needs none of our modules.
     """
     params = Params.model_validate_json(config["params"])
-    workspace = Path(config["workspace"])
-    data_folder = workspace / "data" / config["dataset"]
     context = ray.train.get_context()
     rank, world, device = context.get_world_rank(), context.get_world_size(), get_device()
     assert isinstance(device, torch.device), "one device per worker"
     torch.set_num_threads(params.resources.cpus_per_worker)
 
-    weights = find_weights(params.model.backbone, params.model.weights)
-    features = FeatureGrid(Backbone(weights, params.model.strides), params.model.pool).to(device)
-    data = load_fit_data(
-        features,
-        category_rows(read_manifest(data_folder), config["category"], "train"),
-        data_folder,
-        workspace / "synthetic" / config["dataset"] / config["category"],
-        params,
-        FeatureCache(Path(config["cache"]), params.resources.feature_cache_gb),
-        weights.identity(),
-        device,
+    features, data = load_category(
+        params, config["dataset"], config["category"], Path(config["workspace"]), Path(config["cache"]), device
     )
 
     last_save: Save | None = None
@@ -79,7 +93,7 @@ def train_cell(config: dict[str, Any]) -> dict[str, Any]:
             checkpoint.to_directory(resumed)
         resume = Path(resumed) if checkpoint else None
         method = find_method(config["method"])
-        detector, history = method.fit(features, data, params, config["seed"], worker, report, resume)
+        detector, history = run(method.fit(features, data, params, config["seed"], worker, resume), report)
 
         def save_all(folder: Path) -> None:
             # With what a resumed run needs, too: the driver may die before it has kept the detector.

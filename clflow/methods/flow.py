@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from clflow.fit import Report, Worker, fit, thresholds
+from clflow.fit import Training, Worker, fit, thresholds
 from clflow.fitdata import FitData
 from clflow.model.detector import Detector
 from clflow.model.features import FeatureGrid
@@ -29,13 +29,12 @@ class FlowMethod:
         params: Params,
         seed: int,
         worker: Worker,
-        report: Report,
-        resume: Path | None,
-    ) -> tuple[Detector, list[dict[str, float]]]:
+        resume: Path | None = None,
+    ) -> Training[tuple[Detector, list[dict[str, float]]]]:
         """See `Method.fit`."""
         model, loss = params.model, params.loss
         if not self.contrastive:
             loss = loss.model_copy(update={"contrast": 0.0, "proxy": 0.0})
-        flow, history = fit(data, model, loss, params.train, seed, worker, report, resume)
+        flow, history = yield from fit(data, model, loss, params.train, seed, worker, resume)
         limits = thresholds(flow, data, model, params.protocol.threshold_quantile, worker.device)
         return Detector(features, flow, model, seed, params.protocol.image_size, limits), history

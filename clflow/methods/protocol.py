@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
-from clflow.fit import Report, Worker
+from clflow.fit import Training, Worker
 from clflow.fitdata import FitData
 from clflow.model.detector import Detector
 from clflow.model.features import FeatureGrid
@@ -22,10 +22,9 @@ class Method(Protocol):
         params: Params,
         seed: int,
         worker: Worker,
-        report: Report,
-        resume: Path | None,
-    ) -> tuple[Detector, list[dict[str, float]]]:
-        """Train on one category and return the detector and its learning curves.
+        resume: Path | None = None,
+    ) -> Training[tuple[Detector, list[dict[str, float]]]]:
+        """Train on one category; what comes out is the detector and its learning curves.
 
         Raises:
             DivergenceError: training left the range of useful numbers.

@@ -11,7 +11,7 @@ import torch
 
 from clflow.cache import FeatureCache
 from clflow.errors import DataError, DivergenceError
-from clflow.fit import Save, Worker, fit, held_out_scores, thresholds
+from clflow.fit import Save, Worker, fit, held_out_scores, run, thresholds
 from clflow.fitdata import FitData, load_fit_data
 from clflow.params import Params, load
 from clflow.sections import Loss, Model, Train
@@ -72,7 +72,7 @@ def same(first: torch.nn.Module, second: torch.nn.Module) -> bool:
 
 
 def test_seed_determines_the_weights(data: FitData, model: Model, loss: Loss, train: Train):
-    first, second, other = (fit(data, model, loss, train, seed, ALONE, ignore)[0] for seed in (5, 5, 6))
+    first, second, other = (run(fit(data, model, loss, train, seed, ALONE), ignore)[0] for seed in (5, 5, 6))
     assert same(first, second)
     assert not same(first, other)
 
@@ -86,12 +86,12 @@ def test_resumed_run_equals_an_uninterrupted_one(data: FitData, model: Model, lo
             save(tmp_path)
             raise KilledError
 
-    whole, history = fit(data, model, loss, train, 0, ALONE, ignore)
+    whole, history = run(fit(data, model, loss, train, 0, ALONE), ignore)
     with pytest.raises(KilledError):
-        fit(data, model, loss, train, 0, ALONE, die_after_second)
+        run(fit(data, model, loss, train, 0, ALONE), die_after_second)
     seen: list[float] = []
-    resumed, resumed_history = fit(
-        data, model, loss, train, 0, ALONE, lambda point, save: seen.append(point["step"]), resume=tmp_path
+    resumed, resumed_history = run(
+        fit(data, model, loss, train, 0, ALONE, resume=tmp_path), lambda point, save: seen.append(point["step"])
     )
     assert same(whole, resumed)
     assert seen == [12]
@@ -106,23 +106,23 @@ def test_synthetic_anomalies_are_learned_only_where_their_losses_are_on(
 ):
     plain = loss.model_copy(update={"contrast": 0.0, "proxy": 0.0})
     poisoned = FitData(**{**vars(data), "synthetic": np.full_like(data.synthetic, np.nan)})
-    flow, history = fit(poisoned, model, plain, train, 0, ALONE, ignore)
-    assert same(flow, fit(data, model, plain, train, 0, ALONE, ignore)[0])
+    flow, history = run(fit(poisoned, model, plain, train, 0, ALONE), ignore)
+    assert same(flow, run(fit(data, model, plain, train, 0, ALONE), ignore)[0])
     assert "contrast" not in history[-1] and "proxy" not in history[-1]
-    with_both = fit(data, model, loss, train, 0, ALONE, ignore)[1]
+    with_both = run(fit(data, model, loss, train, 0, ALONE), ignore)[1]
     assert {"likelihood", "contrast", "proxy", "validation_auroc"} <= with_both[-1].keys()
 
 
 def test_training_lowers_the_loss_and_separates(data: FitData, model: Model, loss: Loss, train: Train):
     longer = train.model_copy(update={"steps": 60})
-    flow, history = fit(data, model, loss, longer, 0, ALONE, ignore)
+    flow, history = run(fit(data, model, loss, longer, 0, ALONE), ignore)
     assert history[-1]["likelihood"] < history[0]["likelihood"]
     normal, synthetic = held_out_scores(flow, data, model, ALONE.device)
     assert synthetic.mean() > normal.mean() + 1
 
 
 def test_thresholds_are_those_of_held_out_normals(data: FitData, model: Model, loss: Loss, train: Train):
-    flow, _ = fit(data, model, loss, train, 0, ALONE, ignore)
+    flow, _ = run(fit(data, model, loss, train, 0, ALONE), ignore)
     limits = thresholds(flow, data, model, 0.9, ALONE.device)
     normal, _ = held_out_scores(flow, data, model, ALONE.device)
     assert (normal > limits.image).sum() == 2
@@ -131,10 +131,13 @@ def test_thresholds_are_those_of_held_out_normals(data: FitData, model: Model, l
 
 def test_divergence_says_so(data: FitData, model: Model, loss: Loss, train: Train):
     with pytest.raises(DivergenceError, match=r"step 1 .*train\.learning_rate"):
-        fit(FitData(**{**vars(data), "normal": data.normal * np.float16(np.nan)}), model, loss, train, 0, ALONE, ignore)
+        run(
+            fit(FitData(**{**vars(data), "normal": data.normal * np.float16(np.nan)}), model, loss, train, 0, ALONE),
+            ignore,
+        )
     wild = train.model_copy(update={"learning_rate": 1e6, "warmup": 0})
     with pytest.raises(DivergenceError, match="diverged"):
-        fit(data, model, loss, wild, 0, ALONE, ignore)
+        run(fit(data, model, loss, wild, 0, ALONE), ignore)
 
 
 def test_two_workers_share_the_batch_of_one(data: FitData, train: Train):

@@ -14,7 +14,8 @@ STAGES: dict[str, Any] = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
 
 
 @pytest.mark.parametrize(
-    ("stage", "code"), [("synthesize", category.CODE), ("train", cells.CODE), ("evaluate", evaluate.CODE)]
+    ("stage", "code"),
+    [("synthesize", category.CODE), ("tune", cells.CODE), ("train", cells.CODE), ("evaluate", evaluate.CODE)],
 )
 def test_stage_depends_on_the_code_that_its_keys_hash(stage: str, code: tuple[str, ...]):
     listed = {dep for dep in STAGES[stage]["deps"] if dep.startswith("clflow/")}
@@ -29,7 +30,7 @@ def test_every_dependency_of_the_pipeline_exists_or_is_made_by_it():
 
 
 def test_outputs_survive_until_the_stage_itself_replaces_them():
-    for name in ("fetch", "synthesize", "train", "evaluate"):
+    for name in ("fetch", "synthesize", "tune", "train", "evaluate"):
         for out in STAGES[name]["outs"]:
             (options,) = out.values()
             assert options["persist"] is True, name

@@ -24,7 +24,7 @@ from tests import tiny
 
 
 @pytest.fixture(scope="module")
-def prepared(tiny_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def prepared(tiny_source: Path, ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace with data and synthetic anomalies; copied by every test."""
     workspace = tmp_path_factory.mktemp("prepared")
     params = load(tiny.write_params(workspace / "params.yaml", tiny.params_tree(tiny_source)))
@@ -113,7 +113,7 @@ def test_failed_cell_is_named_and_stops_no_other(workspace: Path, tiny_source: P
         train.run(params, "folder", workspace)
     assert "stripes" not in str(error.value)
     assert {name.split("-")[0] for name in complete(workspace)} == {"stripes"}
-    (log,) = (workspace / ".clflow" / "logs").glob("folder-disc-*.log")
+    (log,) = (workspace / ".clflow" / "logs").glob("disc-*.log")
     assert "training diverged" in log.read_text()
     runs = mlflow.search_runs(search_all_experiments=True, filter_string="status = 'FAILED'", output_format="list")
     assert {run.data.tags["category"] for run in runs} == {"disc"}

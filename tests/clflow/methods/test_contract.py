@@ -13,7 +13,7 @@ from clflow.data.images import read_image
 from clflow.data.layout import scan
 from clflow.data.manifest import category_rows
 from clflow.errors import ParameterError
-from clflow.fit import Worker
+from clflow.fit import Worker, run
 from clflow.fitdata import FitData, load_fit_data
 from clflow.methods import METHODS, find_method
 from clflow.model.detector import Detector
@@ -55,7 +55,7 @@ def scenes(tiny_source: Path) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize("name", METHODS)
 class TestMethod:
     def fit(self, name: str, data: FitData, params: Params, grid: FeatureGrid, seed: int = 0) -> Detector:
-        return find_method(name).fit(grid, data, params, seed, ALONE, lambda point, save: None, None)[0]
+        return run(find_method(name).fit(grid, data, params, seed, ALONE), lambda point, save: None)[0]
 
     def test_scores_defects_higher(self, name, data, params, grid, scenes):
         detector = self.fit(name, data, params, grid)
@@ -75,8 +75,8 @@ class TestMethod:
 
     def test_reports_curves_and_calibrates_without_scenes(self, name, data, params, grid):
         points: list[dict[str, float]] = []
-        detector, history = find_method(name).fit(
-            grid, data, params, 0, ALONE, lambda point, save: points.append(point), None
+        detector, history = run(
+            find_method(name).fit(grid, data, params, 0, ALONE), lambda point, save: points.append(point)
         )
         assert points == history and [point["step"] for point in points] == [30, 60]
         assert np.isfinite([detector.thresholds.image, detector.thresholds.pixel]).all()
