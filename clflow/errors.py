@@ -21,5 +21,9 @@ class DivergenceError(ClflowError):
     """A training run left the range of finite, useful numbers."""
 
 
+class PromotionError(ClflowError):
+    """A model may not be promoted: it does not match what it claims, or another promotion came first."""
+
+
 class CellError(ClflowError):
     """One or more cells of the benchmark failed; the others are complete."""

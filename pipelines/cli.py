@@ -121,6 +121,45 @@ def sync(params: ParamsFile = DEFAULT) -> None:
 
 
 @app.command()
+def promote(
+    dataset: Annotated[str | None, typer.Option("--dataset", help="A dataset of the parameter file.")] = None,
+    category: Annotated[list[str] | None, typer.Option("--category", help="Repeat for several; default: all.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All datasets of the benchmark.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the verdicts and change nothing.")] = False,
+    source: Annotated[
+        str | None, typer.Option("--source", help="MLflow URI; its champions are copied, not this workspace's cells.")
+    ] = None,
+    params: ParamsFile = DEFAULT,
+) -> None:
+    """Register models, and make those champion that are better than the present one."""
+    if everything == (dataset is not None) or (everything and category):
+        raise ClflowError("name one --dataset, with --category or all its categories, or --all datasets.")
+    if dataset is None:
+        loaded, workspace = _load(params)
+        wanted = {name: loaded.data[name].categories for name in loaded.benchmark.datasets}
+    else:
+        loaded, dataset, workspace = _workspace(params, dataset)
+        wanted = {dataset: _categories(loaded, dataset, category)}
+    from pipelines import promote as stage
+
+    stage.run(loaded, wanted, workspace, source, dry_run)
+
+
+@app.command()
+def rollback(
+    dataset: DatasetName,
+    category: Annotated[str, typer.Option("--category", help="A category of the dataset.")],
+    params: ParamsFile = DEFAULT,
+) -> None:
+    """Make the version champion again that the present champion replaced."""
+    loaded, dataset, workspace = _workspace(params, dataset)
+    (category,) = _categories(loaded, dataset, [category])
+    from pipelines import promote as stage
+
+    stage.rollback(dataset, category, workspace)
+
+
+@app.command()
 def doctor(params: ParamsFile = DEFAULT) -> None:
     """Check resources, paths, weights, tracking and dataset links; say what is wrong and what to do."""
     from pipelines.doctor import examine
