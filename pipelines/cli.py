@@ -7,7 +7,7 @@ import io
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -104,6 +104,46 @@ def report(params: ParamsFile = DEFAULT) -> None:
     loaded, workspace = _load(params)
     stage.run(loaded, workspace)
     stage.publish(loaded, workspace)
+
+
+@app.command()
+def predict(
+    images: Annotated[str, typer.Argument(help="A folder, an image, or a quoted pattern ('line/*.png').")],
+    model: Annotated[str, typer.Option("--model", help="A cell's folder, or models:/<name>@champion in MLflow.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for scores, heat maps and watched statistics.")],
+    table_format: Annotated[Literal["csv", "parquet"], typer.Option("--format", help="Of the table.")] = "csv",
+) -> None:
+    """Score new images: table with verdicts, heat maps. Exit code 2 if some could not be read; the others are done."""
+    from pipelines import predict as verb
+
+    verb.run(model, images, out, table_format)
+
+
+@app.command()
+def serve(
+    dataset: DatasetName,
+    category: Annotated[list[str] | None, typer.Option("--category", help="Repeat for several; default: all.")] = None,
+    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 8000,
+    params: ParamsFile = DEFAULT,
+) -> None:
+    """Answer over HTTP with the champions of a dataset's categories, until it is told to stop."""
+    from pipelines import serve as verb
+
+    loaded, dataset, workspace = _workspace(params, dataset)
+    verb.run(loaded, dataset, workspace, _categories(loaded, dataset, category), host, port)
+
+
+@app.command()
+def drift(
+    folder: Annotated[Path, typer.Argument(help="A folder watch/, of a prediction or of the workspace that serves.")],
+    params: ParamsFile = DEFAULT,
+) -> None:
+    """Test whether recent scores have moved from those of training. Exit code 1 if any category has."""
+    from pipelines import drift as verb
+
+    loaded, _ = _load(params)
+    raise typer.Exit(1 if verb.run(folder, loaded.watching) else 0)
 
 
 @app.command()

@@ -16,20 +16,16 @@ from clflow.data.images import read_image, read_mask
 from clflow.files import folder_atomically
 from clflow.score import upsample
 from clflow.sections import Protocol
+from pipelines import heat
 from pipelines.aggregate import read_cell, read_scores
 from pipelines.cells import Cell
+from pipelines.heat import Picture
 
 _CASES = 4  # of each kind on a sheet
 _TILE = 128  # pixels
 _GAP, _SPACE, _MARGIN = 2, 14, 16
 _TEXT, _FAINT, _RIGHT, _WRONG = "#1a1a1a", "#666666", "#1b7837", "#c51b1b"
-_TRUTH, _THRESHOLD = (0, 200, 83), (20, 20, 20)
-_SCALE = (
-    "Heat map: dark line at the pixel threshold; yellow begins halfway to it from the median pixel, "
-    "red is reached at twice that distance."
-)
-
-Picture = NDArray[np.uint8]
+_TRUTH = (0, 200, 83)
 
 
 def write(aggregated: list[Cell], protocol: Protocol, workspace: Path) -> None:
@@ -85,14 +81,9 @@ class _Detector:
             mask = read_mask(self.folder / self.scores.at[row, "mask"], size, self.mask_threshold)
             # Around the defect, not on its rim, so that a small one stays visible.
             wider = cv2.dilate(mask.astype(np.uint8), np.ones((5, 5), np.uint8))
-            _outline(truth, wider > 0, _TRUTH, width=2)
+            heat.outline(truth, wider > 0, _TRUTH, width=2)
         score_map = upsample(self.maps[[row]], size)[0]
-        return image, truth, _heat(image, self._level(score_map))
-
-    def _level(self, score_map: NDArray[np.float32]) -> NDArray[np.float32]:
-        """0 at the typical score, 1 at the pixel threshold; one scale for the whole category."""
-        distance = self.pixel_threshold - self.typical
-        return (score_map - self.typical) / max(distance, np.finfo(np.float32).eps)
+        return image, truth, heat.overlay(image, score_map, self.typical, self.pixel_threshold)
 
 
 def cell_sheet(cell: Cell, protocol: Protocol, workspace: Path) -> Image.Image:
@@ -110,7 +101,7 @@ def sheet(detector: _Detector) -> Image.Image:
     cell = detector.cell
     draw.text((_MARGIN, 12), f"{cell.dataset} / {cell.category}", _TEXT, _font(18, bold=True))
     draw.text((width - _MARGIN, 15), f"{cell.method}, seed {cell.seed}", _FAINT, _font(13), anchor="ra")
-    explanation = f"Each case: image, ground truth, heat map; its score against the image threshold. {_SCALE}"
+    explanation = f"Each case: image, ground truth, heat map; its score against the image threshold. {heat.LEGEND}"
     draw.text((_MARGIN, 42), explanation, _FAINT, _font(12))
     for number, (title, rows) in enumerate(kinds.items()):
         y = 72 + number * row_height
@@ -184,22 +175,6 @@ def _verdict(detector: _Detector, row: int) -> tuple[str, str]:
     return text, _RIGHT if defective == called_defective else _WRONG
 
 
-def _heat(image: Picture, level: NDArray[np.float32]) -> Picture:
-    """Colour over the grey image: level 0.5 is clear, 1 yellow, 2 red; a line is around all above 1."""
-    share = np.clip((level - 0.5) / 1.5, 0, 1)
-    colour = matplotlib.colormaps["YlOrRd"](share)[..., :3] * 255
-    opacity = 0.85 * np.clip(2 * level - 1, 0, 1)[..., None]
-    grey = image.mean(axis=2, keepdims=True)
-    blended = np.rint(grey * (1 - opacity) + colour * opacity).astype(np.uint8)
-    return _outline(blended, level > 1, _THRESHOLD, width=1)
-
-
-def _outline(picture: Picture, region: NDArray[np.bool_], colour: tuple[int, int, int], width: int) -> Picture:
-    contours, _ = cv2.findContours(region.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-    cv2.drawContours(picture, contours, -1, colour, width)
-    return picture
-
-
 def _case_width(size: int) -> int:
     return 3 * size + 2 * _GAP
 
@@ -221,7 +196,7 @@ def _save(page: Image.Image, path: Path) -> None:
 
 
 def _index(detectors: list[_Detector]) -> str:
-    lines = ["# Gallery", "", f"{_SCALE} Nothing here was chosen by hand.", ""]
+    lines = ["# Gallery", "", f"{heat.LEGEND} Nothing here was chosen by hand.", ""]
     lines += ["![Overview](overview.png)", ""]
     for detector in detectors:
         cell = detector.cell

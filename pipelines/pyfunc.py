@@ -9,6 +9,7 @@ import torch
 from mlflow.pyfunc import PythonModel, PythonModelContext
 from PIL import Image
 
+from clflow.data.images import squash
 from clflow.model.detector import Detector
 from clflow.score import upsample
 
@@ -24,9 +25,9 @@ class DetectorModel(PythonModel):
         self, context: PythonModelContext, model_input: np.ndarray, params: dict[str, Any] | None = None
     ) -> dict[str, np.ndarray]:
         size = self.detector.image_size
-        images = [Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR) for image in model_input]
+        images = np.stack([squash(Image.fromarray(image), size) for image in model_input])
         with torch.inference_mode():
-            maps = self.detector(torch.from_numpy(np.stack([np.asarray(image) for image in images])))
+            maps = self.detector(torch.from_numpy(images))
             scores = self.detector.image_scores(maps).numpy()
         return {
             "score_maps": upsample(maps.numpy(), size),

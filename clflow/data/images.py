@@ -3,48 +3,61 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from clflow.errors import DataError
 
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 """File name extensions of images, in lower case."""
 
+FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
+"""What is decoded. Pillow knows more, some through outside programs, which bytes from strangers must not start."""
+
 _ALPHA = ("RGBA", "RGBa", "LA", "La", "PA")
 
 
-def open_rgb(path: Path) -> Image.Image:
-    """Decode a whole image as 8-bit RGB, upright.
+def open_rgb(source: Path | BinaryIO) -> Image.Image:
+    """Decode a whole image, from a path or an open file, as 8-bit RGB, upright.
 
     Grey and palette images become RGB, 16-bit grey is scaled (not clipped), transparency is laid on black.
 
     Raises:
         DataError: the file is missing, damaged, or of a pixel type without a known range (32-bit, float).
     """
-    try:
-        with Image.open(path) as image:
-            image.load()
-            return _as_rgb(ImageOps.exif_transpose(image))
-    except FileNotFoundError:
-        raise DataError(f"Image {path} does not exist; fetch the dataset again.") from None
-    # The decoders let all of these out, depending on where a file is damaged.
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
-        raise DataError(f"Image {path} cannot be decoded ({error}); replace the damaged file.") from None
+    with _decoding(source), Image.open(source, formats=FORMATS) as image:
+        image.load()
+        return _as_rgb(ImageOps.exif_transpose(image))
+
+
+def pixel_count(source: Path | BinaryIO) -> int:
+    """How many pixels an image has, from its header alone; nothing is decoded.
+
+    Raises:
+        DataError: the file is missing or its header is that of no image.
+    """
+    with _decoding(source), Image.open(source, formats=FORMATS) as image:
+        return image.width * image.height
 
 
 def read_image(path: Path, size: int | None = None) -> np.ndarray:
-    """Read an image as RGB, uint8 (H, W, 3); ``size`` squashes it to a square, bilinear and antialiased.
+    """Read an image as RGB, uint8 (H, W, 3); ``size`` squashes it to a square, see `squash`.
 
     Raises:
         DataError: see `open_rgb`.
     """
     image = open_rgb(path)
-    if size is not None:
-        image = image.resize((size, size), Image.Resampling.BILINEAR)
-    return np.array(image)
+    return np.array(image) if size is None else squash(image, size)
+
+
+def squash(image: Image.Image, size: int) -> np.ndarray:
+    """An RGB image as a detector sees it: uint8 (size, size, 3), never cropped, bilinear and antialiased."""
+    return np.array(image.resize((size, size), Image.Resampling.BILINEAR))
 
 
 def read_mask(path: Path, size: int, threshold: float) -> np.ndarray:
@@ -59,6 +72,21 @@ def read_mask(path: Path, size: int, threshold: float) -> np.ndarray:
     share = Image.fromarray(defective).resize((size, size), Image.Resampling.BOX)
     # The filter's weights sum to one only up to rounding; an exact tie must not depend on that.
     return np.asarray(share) >= threshold - 1e-6
+
+
+@contextmanager
+def _decoding(source: Path | BinaryIO) -> Iterator[None]:
+    """Say in one sentence what is wrong with an image."""
+    name = f"Image {source}" if isinstance(source, Path) else "The image"
+    try:
+        yield
+    except FileNotFoundError:
+        raise DataError(f"{name} does not exist; fetch the dataset again.") from None
+    except UnidentifiedImageError:
+        raise DataError(f"{name} cannot be decoded (not {', '.join(FORMATS)}); replace the damaged file.") from None
+    # The decoders let all of these out, depending on where a file is damaged.
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
+        raise DataError(f"{name} cannot be decoded ({error}); replace the damaged file.") from None
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:

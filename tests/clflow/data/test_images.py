@@ -1,12 +1,13 @@
 """Every kind of image file is read as 8-bit RGB, every mask as area."""
 
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from clflow.data.images import read_image, read_mask
+from clflow.data.images import FORMATS, open_rgb, pixel_count, read_image, read_mask, squash
 from clflow.errors import DataError
 
 RAMP = np.linspace(0, 255, 32, dtype=np.uint8).reshape(4, 8)
@@ -86,6 +87,31 @@ def test_damaged_image_is_named(path: Path, keep: int) -> None:
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(DataError, match=r"image\.png cannot be decoded"):
         read_image(path)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_bytes_are_read_as_the_file_is(path: Path, kind: str) -> None:
+    Image.fromarray(np.stack([RAMP, RAMP.T.reshape(RAMP.shape), 255 - RAMP], axis=2)).save(path, format=kind)
+    file = io.BytesIO(path.read_bytes())
+    np.testing.assert_array_equal(squash(open_rgb(file), 5), read_image(path, 5))
+    assert pixel_count(path) == pixel_count(file) == RAMP.size
+
+
+def test_pixels_are_counted_without_decoding(path: Path) -> None:
+    Image.new("L", (3000, 2000)).save(path)
+    path.write_bytes(path.read_bytes()[:100])
+    assert pixel_count(path) == 6_000_000
+    with pytest.raises(DataError, match=r"^The image cannot be decoded"):
+        open_rgb(io.BytesIO(path.read_bytes()))
+
+
+@pytest.mark.parametrize("kind", ["GIF", "EPS", "PPM"])
+def test_other_formats_are_refused(path: Path, kind: str) -> None:
+    Image.fromarray(RAMP).save(path, format=kind)
+    with pytest.raises(DataError, match="not BMP, JPEG, PNG, TIFF, WEBP"):
+        read_image(path)
+    with pytest.raises(DataError, match="not BMP, JPEG, PNG, TIFF, WEBP"):
+        pixel_count(path)
 
 
 def test_missing_image_is_named(path: Path) -> None:

@@ -1,0 +1,62 @@
+"""MLflow's own server serves the same model, with the same scores."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import requests
+from PIL import Image
+
+from clflow.files import read_json
+from pipelines.models import registered_name
+from tests import tiny
+from tests.pipelines.test_serve import free_port
+from tests.pipelines.trained import Trained
+
+
+def test_mlflow_models_serve_answers_with_the_scores_of_the_benchmark(trained: Trained, tmp_path: Path):
+    scores = trained.scores("disc")
+    images = np.stack([np.asarray(Image.open(trained.images / path)) for path in scores["path"]])
+    port = free_port()
+    folder = Path(sys.executable).parent
+    environment = {
+        **os.environ,
+        "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}",
+        "MLFLOW_TRACKING_URI": trained.uri,
+        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    }
+    reference = f"models:/{registered_name('folder', 'disc')}@champion"
+    begin = time.monotonic()
+    with (tmp_path / "log.txt").open("w") as log:
+        process = subprocess.Popen(
+            [str(folder / "mlflow"), "models", "serve", "-m", reference, "--env-manager", "local", "-p", str(port)],
+            env=environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        while True:
+            assert process.poll() is None and time.monotonic() < begin + 120, (tmp_path / "log.txt").read_text()
+            try:
+                url = f"http://127.0.0.1:{port}/invocations"
+                response = requests.post(url, json={"inputs": images.tolist()}, timeout=60)
+                break
+            except requests.ConnectionError:
+                time.sleep(0.1)
+        print(f"first answer after {time.monotonic() - begin:.1f} s")
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(30)
+    assert response.status_code == 200, response.text
+    predicted = response.json()["predictions"]
+    np.testing.assert_allclose(predicted["image_scores"], scores["image_score"], rtol=1e-5)
+    assert np.shape(predicted["score_maps"]) == (len(images), tiny.SIZE, tiny.SIZE)
+    threshold = read_json(trained.folder("disc") / "cell.json")["image_threshold"]
+    assert predicted["anomalous"] == (scores["image_score"] > threshold).tolist()
