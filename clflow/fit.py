@@ -12,12 +12,12 @@ from typing import TypeVar
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 from clflow.errors import DivergenceError
 from clflow.files import read_json, write_json
 from clflow.fitdata import FitData
+from clflow.metrics import image_metrics
 from clflow.model.detector import Thresholds, build_flow, pool_scores, score_maps
 from clflow.model.flow import Flow
 from clflow.model.losses import anomaly_score, box_contrast, proxy_classification
@@ -154,7 +154,12 @@ def thresholds(flow: Flow, data: FitData, model: Model, quantile: float, device:
 def _validate(flow: Flow, data: FitData, model: Model, device: torch.device) -> dict[str, float]:
     normal, synthetic = held_out_scores(flow, data, model, device)
     labels = np.repeat([0, 1], [len(normal), len(synthetic)])
-    return {"validation_auroc": float(roc_auc_score(labels, np.concatenate([normal, synthetic])))}
+    scores = np.concatenate([normal, synthetic])
+    if not np.isfinite(scores).all():
+        raise DivergenceError(
+            "training diverged: the scores of held-out images are not finite; lower train.learning_rate."
+        )
+    return {"validation_auroc": image_metrics(labels, scores)["image_auroc"]}
 
 
 @torch.no_grad()

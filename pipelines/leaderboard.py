@@ -136,7 +136,7 @@ def _search(of_dataset: pd.DataFrame, params: Params) -> list[str]:
             for category, group in [*groups, (f"**{MEAN}**", gains)]
         ]
         notes = [
-            f"{name}: {note['objective']} {_optional(note['default'])} by default, {note['found']} found"
+            f"{name}: {note['objective']} {_rounded(note['default'])} by default, {_rounded(note['found'])} found"
             for name, note in params.tuned.search.items()
         ]
         header = ["category", "seeds", *(f"gain in {TITLES[metric]}" for metric in _PER_CATEGORY)]
@@ -180,6 +180,10 @@ def _percent(row: Any, metric: str) -> str:
     if pd.isna(mean):
         return ""
     return f"{100 * mean:.2f}" if pd.isna(deviation) else f"{100 * mean:.2f} ± {100 * deviation:.2f}"
+
+
+def _rounded(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.4f}"
 
 
 def _optional(value: float | None) -> str:

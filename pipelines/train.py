@@ -6,6 +6,7 @@ import shutil
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import ray
@@ -24,7 +25,7 @@ from pipelines import cells, cluster
 from pipelines.cells import Cell
 from pipelines.progress import Board
 from pipelines.tracking import Tracker
-from pipelines.worker import DETECTOR, train_cell
+from pipelines.worker import DETECTOR
 
 
 def run(params: Params, dataset: str, workspace: Path) -> None:
@@ -117,8 +118,15 @@ def _fit_cell(cell: Cell, params: Params, workspace: Path, storage: str, events:
     """Run one cell as a Ray Train job. Its name holds the cell key, so a run cut short is resumed by the next."""
     resources = params.resources
     per_worker = cluster.worker_resources(resources)
+
+    def train(config: dict[str, Any]) -> dict[str, Any]:
+        # Ray sends a nested function by value, so its controller, which only passes it on, needs none of our imports.
+        from pipelines.worker import train_cell
+
+        return train_cell(config)
+
     trainer = TorchTrainer(
-        train_cell,
+        train,
         train_loop_config={
             "name": cell.name,
             "dataset": cell.dataset,

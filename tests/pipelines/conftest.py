@@ -1,7 +1,8 @@
-"""A workspace with trained and registered models, for all that uses them."""
+"""What is slow to make and shared: a Ray session, a finished benchmark, and registered models."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from clflow.params import load
 from pipelines import cluster
 from tests import tiny
+from tests.pipelines.command import benchmark
 from tests.pipelines.trained import Trained
 
 
@@ -21,9 +23,14 @@ def ray_session() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def trained(tiny_source: Path, ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+def finished(tiny_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The workspace of a finished benchmark; read it, or copy the folder around it."""
+    folder = tmp_path_factory.mktemp("finished")
+    shutil.copytree(tiny_source, folder / "source")
+    return benchmark(Path("source"), folder)  # relative to the parameter file
+
+
+@pytest.fixture(scope="session")
+def trained(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """Two categories, whose models are versions 1 and champions. Leave champions and files as they were."""
-    workspace = tmp_path_factory.mktemp("trained")
-    tree = tiny.params_tree(tiny_source, benchmark__methods=["clflow"])
-    tree["serving"] |= {"poll_seconds": 0.5, "body_mb": 1, "megapixels": 1}
-    return Trained.make(workspace, tree)
+    return Trained.of(shutil.copytree(finished, tmp_path_factory.mktemp("trained") / "workspace", symlinks=True))

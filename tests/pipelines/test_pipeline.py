@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import mlflow
 import numpy as np
@@ -20,43 +16,12 @@ from clflow.params import load
 from pipelines import cells
 from pipelines.aggregate import LEADERBOARD_COLUMNS
 from tests import tiny
-
-BIN = Path(sys.executable).parent
-
-
-def run(*command: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
-    return subprocess.run(
-        [str(BIN / command[0]), *command[1:]],
-        cwd=cwd,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-
-
-def benchmark(source: Path, folder: Path, **changes: Any) -> Path:
-    """Run the tiny benchmark in a workspace below ``folder``; returns the workspace."""
-    params = tiny.write_params(folder / "tiny.yaml", tiny.params_tree(source, **changes))
-    workspace = folder / "workspace"
-    result = run("clflow", "benchmark", "--params", str(params), "--workspace", str(workspace))
-    assert result.returncode == 0, result.stdout
-    return workspace
+from tests.pipelines.command import run
 
 
 def trained(workspace: Path) -> dict[str, int]:
     """Name of every complete cell, and when it was trained."""
     return {path.parent.name: path.stat().st_mtime_ns for path in workspace.glob("runs/folder/[!.]*/cell.json")}
-
-
-@pytest.fixture(scope="module")
-def finished(tiny_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished benchmark; read it, or copy the folder around it."""
-    folder = tmp_path_factory.mktemp("finished")
-    shutil.copytree(tiny_source, folder / "source")
-    return benchmark(Path("source"), folder)  # relative to the parameter file
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import subprocess
@@ -22,6 +21,7 @@ from pipelines import cells, fetch, synthesize, tune
 from pipelines.benchmark import prepare
 from pipelines.search import OBJECTIVE, Record, Search, best, present_values, write_found
 from tests import tiny
+from tests.pipelines.command import run
 
 SPACE = {
     "loss.contrast": {"choice": [0.0, 0.1, 1.0]},
@@ -194,6 +194,13 @@ def test_search_without_any_result_is_an_error(workspace: Path, tiny_source: Pat
     assert not (workspace / "tuned" / "folder.yaml").exists()
 
 
+def test_trials_that_the_timeout_cuts_are_not_remembered(workspace: Path, tiny_source: Path):
+    params = write(workspace, tiny_source, tune__trials=2, train__steps=20000, train__reports=2, tune__timeout=0.1)
+    with pytest.raises(ClflowError, match="give it more time"):
+        tune.run(params, "folder", workspace)
+    assert Search.plan(params, "folder", tiny.CATEGORIES, workspace).records() == []
+
+
 def test_stage_searches_and_the_report_says_what_it_brought(tiny_source: Path, tmp_path: Path):
     one = {"source": str(tiny_source), "categories": ["disc"]}
     changes = {"data__folder": one, "tune__space": SPACE, "tune__trials": 2, "tune__datasets": ["folder"]}
@@ -201,11 +208,8 @@ def test_stage_searches_and_the_report_says_what_it_brought(tiny_source: Path, t
 
     def reproduce(tree: dict[str, Any], *targets: str) -> None:
         prepare(tiny.write_params(tmp_path / "tiny.yaml", tree), workspace)
-        bin_folder = Path(sys.executable).parent
-        environment = {**os.environ, "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}"}
-        command = [str(bin_folder / "dvc"), "repro", *targets]
-        result = subprocess.run(command, cwd=workspace, env=environment, capture_output=True, text=True, check=False)
-        assert result.returncode == 0, result.stdout + result.stderr
+        result = run("dvc", "repro", *targets, cwd=workspace)
+        assert result.returncode == 0, result.stdout
 
     reproduce(tiny.params_tree(tiny_source, benchmark__methods=["clflow"], **changes), "tune@folder")
     found = (workspace / "tuned" / "folder.yaml").read_text()

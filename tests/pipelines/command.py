@@ -1,0 +1,35 @@
+"""The command line as a user calls it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests import tiny
+
+BIN = Path(sys.executable).parent
+
+
+def run(*command: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+    return subprocess.run(
+        [str(BIN / command[0]), *command[1:]],
+        cwd=cwd,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+
+
+def benchmark(source: Path, folder: Path, **changes: Any) -> Path:
+    """Run the tiny benchmark in a workspace below ``folder``; returns the workspace."""
+    params = tiny.write_params(folder / "tiny.yaml", tiny.params_tree(source, **changes))
+    workspace = folder / "workspace"
+    result = run("clflow", "benchmark", "--params", str(params), "--workspace", str(workspace))
+    assert result.returncode == 0, result.stdout
+    return workspace
