@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,14 @@ from pipelines import cluster
 from tests import tiny
 from tests.pipelines.command import benchmark
 from tests.pipelines.trained import Trained
+
+
+@pytest.fixture(autouse=True)
+def no_tracking_server() -> Iterator[None]:
+    """MLFLOW_TRACKING_URI, which MLflow itself sets for the process that names a server, outlives no test."""
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
+    yield
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ from clflow.files import read_json
 from clflow.params import load
 from pipelines import cells
 from pipelines.aggregate import LEADERBOARD_COLUMNS
+from pipelines.benchmark import prepare
 from tests import tiny
 from tests.pipelines.command import run
 
@@ -97,7 +98,8 @@ def test_changed_image_retrains_its_category_only(continued: Path):
     Image.fromarray(255 - np.asarray(Image.open(image))).save(image)
     tree = tiny.params_tree(Path("source"))
     tiny.write_params(continued / "tiny.yaml", tree)
-    result = run("clflow", "benchmark", "--params", str(continued / "tiny.yaml"), "--workspace", str(workspace))
+    prepare(continued / "tiny.yaml", workspace)
+    result = run("dvc", "repro", "train@folder", cwd=workspace)
     assert result.returncode == 0, result.stdout
     after = trained(workspace)
     assert {name for name in before if name in after} == {name for name in before if name.startswith("stripes")}

@@ -46,12 +46,6 @@ CLFLOW = str(Path(sys.executable).with_name("clflow"))
 DISC = registered_name("folder", "disc")
 
 
-@pytest.fixture(autouse=True)
-def server_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """None is named, and what MLflow sets in the environment when it logs a model does not outlive the test."""
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
-
-
 @dataclass
 class Bench:
     """A workspace of the tiny dataset. Its detectors are untrained and its scores made up: neither matters here."""

@@ -1,5 +1,6 @@
 """The report of a tiny scored workspace: what a person must find in it, and that it is the same twice."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from sklearn.metrics import roc_auc_score
 
 from clflow.errors import DataError
 from clflow.files import file_sha256, read_json
+from clflow.params import Params
 from pipelines import gallery, report
 from pipelines.aggregate import aggregate, read_scores, read_table
 from pipelines.anchors import ANCHORS
@@ -162,3 +164,24 @@ def test_a_second_report_is_the_same_to_the_byte(reported: Scored) -> None:
     before = {path: file_sha256(path) for path in reports.rglob("*") if path.is_file()}
     report.run(reported.params, reported.workspace)
     assert {path: file_sha256(path) for path in reports.rglob("*") if path.is_file()} == before
+
+
+def test_search_is_judged_by_pairs_of_the_same_seed(reported: Scored) -> None:
+    reports = reported.workspace / "reports"
+    names = {"clflow": "clflow", "fastflow": "clflow-tuned"}
+    table, board = (
+        read_table(reports / name).assign(method=lambda rows: rows["method"].map(names))
+        for name in ("cells.csv", "leaderboard.csv")
+    )
+    tree = reported.params.model_dump(mode="json")
+    tree["benchmark"]["methods"] = list(names.values())
+    note = {"objective": "validation_auroc", "default": None, "found": 0.87654321}
+    tree["tuned"] = {"search": {"parts (01, nut)": note}, "parameters": {}, "overrides": {}}
+    params = Params.model_validate_json(json.dumps(tree))
+    text = markdown(table, board, params, read_json(reports / "protocol.json"))
+    section = text.split("### What search brought: clflow-tuned against clflow")[1]
+    assert "parts (01, nut): validation_auroc unknown by default, 0.8765 found" in section
+    scores = {(row["method"], row["category"], row["seed"]): row["image_auroc"] for _, row in table.iterrows()}
+    gains = np.array([[scores["clflow-tuned", c, s] - scores["clflow", c, s] for s in (0, 1)] for c in ("01", "nut")])
+    for name, of_seeds in (("01", 100 * gains[0]), ("**mean**", 100 * gains.mean(axis=0))):
+        assert f"| {name} | 2 | {of_seeds.mean():+.2f} ± {of_seeds.std(ddof=1):.2f} |" in section

@@ -13,6 +13,7 @@ from typing import Any
 import mlflow
 import pandas as pd
 import pytest
+from ruamel.yaml import YAML
 
 from clflow.errors import ClflowError, DataError, ParameterError
 from clflow.files import read_json
@@ -201,7 +202,7 @@ def test_trials_that_the_timeout_cuts_are_not_remembered(workspace: Path, tiny_s
     assert Search.plan(params, "folder", tiny.CATEGORIES, workspace).records() == []
 
 
-def test_stage_searches_and_the_report_says_what_it_brought(tiny_source: Path, tmp_path: Path):
+def test_stage_searches_and_training_takes_what_it_found(tiny_source: Path, tmp_path: Path):
     one = {"source": str(tiny_source), "categories": ["disc"]}
     changes = {"data__folder": one, "tune__space": SPACE, "tune__trials": 2, "tune__datasets": ["folder"]}
     workspace = tmp_path / "workspace"
@@ -214,11 +215,11 @@ def test_stage_searches_and_the_report_says_what_it_brought(tiny_source: Path, t
     reproduce(tiny.params_tree(tiny_source, benchmark__methods=["clflow"], **changes), "tune@folder")
     found = (workspace / "tuned" / "folder.yaml").read_text()
     tree = tiny.params_tree(tiny_source, benchmark__methods=["clflow", "clflow-tuned"], **changes)
-    reproduce(tree | {"tuned": "workspace/tuned/folder.yaml"})
+    reproduce(tree | {"tuned": "workspace/tuned/folder.yaml"}, "train@folder")
     assert (workspace / "tuned" / "folder.yaml").read_text() == found
-    assert len(list((workspace / "runs" / "folder").iterdir())) == 2
-    report = (workspace / "reports" / "leaderboard.md").read_text()
-    assert "What search brought: clflow-tuned against clflow" in report
-    means = read_json(workspace / "reports" / "metrics.json")["folder"]
-    gain = 100 * (means["clflow-tuned"]["image_auroc"] - means["clflow"]["image_auroc"])
-    assert f"| disc | 1 | {gain:+.2f} |" in report
+    records = [read_json(path) for path in (workspace / "runs" / "folder").glob("*/cell.json")]
+    learned = {record["method"]: record["train"]["learning_rate"] for record in records}
+    assert learned == {
+        "clflow": tree["train"]["learning_rate"],
+        "clflow-tuned": YAML(typ="safe").load(found)["parameters"]["train"]["learning_rate"],
+    }
