@@ -6,6 +6,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,8 @@ def load_category(
         cache: folder of the feature cache.
     """
     folder = workspace / "data" / dataset
-    weights = find_weights(params.model.backbone, params.model.weights)
-    features = FeatureGrid(Backbone(weights, params.model.strides), params.model.pool).to(device)
+    model = params.model
+    features, weights = _open_features(model.backbone, model.weights, model.strides, model.pool, device)
     data = load_fit_data(
         features,
         category_rows(read_manifest(folder), category, "train"),
@@ -45,10 +46,19 @@ def load_category(
         workspace / "synthetic" / dataset / category,
         params,
         FeatureCache(cache, params.resources.feature_cache_gb),
-        weights.identity(),
+        weights,
         device,
     )
     return features, data
+
+
+@lru_cache(maxsize=1)
+def _open_features(
+    backbone: str, weights: str, strides: tuple[int, ...], pool: int, device: torch.device
+) -> tuple[FeatureGrid, str]:
+    """The frozen feature grid and what names its weights; one is in memory, for all categories of a trial."""
+    found = find_weights(backbone, weights)
+    return FeatureGrid(Backbone(found, strides), pool).to(device), found.identity()
 
 
 def train_cell(config: dict[str, Any]) -> dict[str, Any]:
