@@ -14,17 +14,21 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from clflow.errors import DivergenceError
+from clflow.errors import DataError, DivergenceError
 from clflow.files import read_json, write_json
 from clflow.fitdata import FitData
-from clflow.metrics import image_metrics
+from clflow.metrics import image_metrics, pixel_metrics
 from clflow.model.detector import Thresholds, build_flow, pool_scores, score_maps
 from clflow.model.flow import Flow
-from clflow.model.losses import anomaly_score, box_contrast, proxy_classification
+from clflow.model.losses import anomaly_score, box_contrast, likelihood_margin, proxy_classification
 from clflow.sections import Loss, Model, Train
 
 _DIVERGED = 1e4  # nats per dimension; a working run stays within a few
 _BATCH = 32
+
+VALIDATION = "validation"
+"""Key of the figure by which trainings are compared: the mean of the image AUROC and of the AUPRO, by position and up
+to a false positive rate of 0.3, of held-out normal images and synthetic anomalies."""
 
 Result = TypeVar("Result")
 Save = Callable[[Path], None]
@@ -75,10 +79,11 @@ def fit(
         the trained flow, and the learning curves: all that was reported.
 
     Raises:
+        DataError: features are not finite.
         DivergenceError: the loss is no longer a useful number.
     """
     flow = build_flow(model, data.normal.shape[-1], seed)
-    flow.standardise(*_channel_statistics(data.normal))
+    flow.whiten(*_feature_statistics(data.normal))
     flow.to(worker.device)
     optimizer = torch.optim.Adam(
         [p for p in flow.parameters() if p.requires_grad],
@@ -99,12 +104,12 @@ def fit(
         rate = _learning_rate(step, train)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        contrastive = step >= loss.start * train.steps and (loss.contrast > 0 or loss.proxy > 0)
-        terms = _loss_terms(trained, batches.draw(step, contrastive), loss, train.bfloat16)
+        with_pairs = loss.needs_anomalies() and step >= loss.start * train.steps
+        terms = _loss_terms(trained, batches.draw(step, with_pairs), loss, train.bfloat16)
         if not abs(terms["loss"].item()) < _DIVERGED:
             raise DivergenceError(
-                f"training diverged at step {step + 1} (loss {terms['loss'].item():.3g}); lower train.learning_rate, "
-                "model.clamp or the loss weights."
+                f"training diverged at step {step + 1} (loss {terms['loss'].item():.3g}); lower train.learning_rate "
+                "or the loss weights."
             )
         optimizer.zero_grad(set_to_none=True)
         terms["loss"].backward()
@@ -134,13 +139,9 @@ def run(training: Training[Result], report: Report) -> Result:
             return end.value
 
 
-def held_out_scores(flow: Flow, data: FitData, model: Model, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
-    """Image scores of held-out normal images (k,) and of the synthetic anomalies made from them (j,)."""
-    normal, synthetic = (
-        _maps(flow, data.held_out_normal, device),
-        _maps(flow, data.held_out_synthetic, device),
-    )
-    return pool_scores(normal, model.top_fraction).numpy(), pool_scores(synthetic, model.top_fraction).numpy()
+def held_out_maps(flow: Flow, data: FitData, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Score maps of held-out normal images (k, h, w) and of the synthetic anomalies made from them (j, h, w)."""
+    return _maps(flow, data.held_out_normal, device), _maps(flow, data.held_out_synthetic, device)
 
 
 def thresholds(flow: Flow, data: FitData, model: Model, quantile: float, device: torch.device) -> Thresholds:
@@ -152,14 +153,16 @@ def thresholds(flow: Flow, data: FitData, model: Model, quantile: float, device:
 
 
 def _validate(flow: Flow, data: FitData, model: Model, device: torch.device) -> dict[str, float]:
-    normal, synthetic = held_out_scores(flow, data, model, device)
-    labels = np.repeat([0, 1], [len(normal), len(synthetic)])
-    scores = np.concatenate([normal, synthetic])
-    if not np.isfinite(scores).all():
+    normal, synthetic = held_out_maps(flow, data, device)
+    maps = torch.cat([normal, synthetic])
+    if not maps.isfinite().all():
         raise DivergenceError(
             "training diverged: the scores of held-out images are not finite; lower train.learning_rate."
         )
-    return {"validation_auroc": image_metrics(labels, scores)["image_auroc"]}
+    labels = np.repeat([0, 1], [len(normal), len(synthetic)])
+    auroc = image_metrics(labels, pool_scores(maps, model.top_fraction).numpy())["image_auroc"]
+    aupro = pixel_metrics(data.held_out_masks(), maps.numpy())["aupro_30"]
+    return {"validation_auroc": auroc, "validation_aupro": aupro, VALIDATION: (auroc + aupro) / 2}
 
 
 @torch.no_grad()
@@ -192,6 +195,9 @@ def _loss_terms(flow: nn.Module, batch: _Batch, loss: Loss, bfloat16: bool) -> d
         if loss.contrast > 0:
             terms["contrast"] = box_contrast(box, box_anomalous)
             total = total + loss.contrast * terms["contrast"]
+        if loss.negatives > 0:
+            terms["negatives"] = likelihood_margin(normal_n, anomalous_n, loss.boundary_quantile, loss.margin)
+            total = total + loss.negatives * terms["negatives"]
         if loss.proxy > 0:
             terms["proxy"] = proxy_classification(
                 normal_n, anomalous_n, loss.smoothing, loss.boundary_quantile, loss.temperature
@@ -222,8 +228,7 @@ class _Batches:
         self.normal = data.normal.reshape(-1, data.normal.shape[-1])
         self.synthetic = data.synthetic.reshape(-1, data.synthetic.shape[-1])
         self.boxes = [_box_positions(box, data.normal.shape[2]) for box in data.boxes]
-        # A defect smaller than half a position still has the position it covers most.
-        self.anomalies = [np.flatnonzero(c >= min(0.5, c.max())) for c in data.coverage]
+        self.anomalies = data.places()
 
     def draw(self, step: int, pairs: bool) -> _Batch:
         rng = np.random.default_rng([self.seed, step])
@@ -255,20 +260,22 @@ def _box_positions(box: np.ndarray, width: int) -> np.ndarray:
     return (np.arange(y0, y1)[:, None] * width + np.arange(x0, x1)).ravel()
 
 
-def _channel_statistics(features: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (C,) over all images and positions, in double precision, a chunk at a time."""
-    total = np.zeros(features.shape[-1])
-    squares = np.zeros_like(total)
+def _feature_statistics(features: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Mean (C,) and covariance (C, C) over all images and positions, in double precision, a chunk at a time."""
+    channels = features.shape[-1]
+    total, products = torch.zeros(channels).double(), torch.zeros(channels, channels).double()
     for start in range(0, len(features), _BATCH):
-        chunk = features[start : start + _BATCH].reshape(-1, features.shape[-1]).astype(np.float64)
-        total += chunk.sum(axis=0)
-        squares += np.square(chunk).sum(axis=0)
-    count = features.size // features.shape[-1]
+        rows = torch.from_numpy(features[start : start + _BATCH].reshape(-1, channels).astype(np.float64))
+        total += rows.sum(dim=0)
+        products += rows.T @ rows
+    if not products.isfinite().all():
+        raise DataError(
+            "features of normal training images are not finite in half precision; choose another model.backbone "
+            "or other weights."
+        )
+    count = features.size // channels
     mean = total / count
-    std = np.sqrt(np.maximum(squares / count - mean**2, 0))
-    # A channel that hardly ever changes in normal images must not outweigh all others as soon as it does.
-    std = np.maximum(std, 0.1 * np.median(std))
-    return torch.from_numpy(mean).float(), torch.from_numpy(std).float()
+    return mean, products / count - mean.outer(mean)
 
 
 def _save_checkpoint(

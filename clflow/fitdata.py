@@ -35,6 +35,7 @@ class FitData:
         boxes: (m, 4) x0, y0, x1, y1 of the surrogate box in positions, half-open.
         held_out_normal: normal images kept from training, for validation and thresholds.
         held_out_synthetic: synthetic anomalies made from the held-out ones.
+        held_out_coverage: (j, h, w) share of each position's area that they cover.
     """
 
     normal: np.ndarray
@@ -44,6 +45,16 @@ class FitData:
     boxes: np.ndarray
     held_out_normal: np.ndarray
     held_out_synthetic: np.ndarray
+    held_out_coverage: np.ndarray
+
+    def places(self) -> list[np.ndarray]:
+        """Positions of each synthetic anomaly, flat."""
+        return [np.flatnonzero(_anomalous(coverage)) for coverage in self.coverage]
+
+    def held_out_masks(self) -> np.ndarray:
+        """Bool (k + j, h, w): where the held-out normal images and after them the anomalous ones are anomalous."""
+        anomalous = np.stack([_anomalous(coverage) for coverage in self.held_out_coverage])
+        return np.concatenate([np.zeros((len(self.held_out_normal), *anomalous.shape[1:]), bool), anomalous])
 
 
 def load_fit_data(
@@ -73,7 +84,13 @@ def load_fit_data(
     if set(rows["split"]) != {"train"} or set(rows["label"]) != {0}:
         raise DataError("only normal training images may reach training; the sample table mixes others in.")
     size = params.protocol.image_size
-    grid = [weights_identity, list(params.model.strides), params.model.pool, source_hash(*FEATURE_CODE)]
+    grid = [
+        weights_identity,
+        list(params.model.strides),
+        params.model.grid,
+        params.model.pool,
+        source_hash(*FEATURE_CODE),
+    ]
 
     def cached(content: object, paths: list[Path]) -> np.ndarray:
         return cache.get(features, [*grid, content], paths, size, device)
@@ -89,15 +106,25 @@ def load_fit_data(
     if not set(made["original"]) <= place.keys():
         raise DataError(f"{synthetic} was made from other images than the sample table lists; synthesize it again.")
     h, w = normal.shape[1:3]
+
+    def covered(rows: pd.DataFrame) -> np.ndarray:
+        return np.stack([_coverage(synthetic / mask, size, h, w) for mask in rows["mask"]])
+
     return FitData(
         normal=normal,
         synthetic=cached([content, "train"], [synthetic / image for image in made["image"]]),
         original=np.array([place[path] for path in made["original"]], dtype=np.int64),
-        coverage=np.stack([_coverage(synthetic / mask, size, h, w) for mask in made["mask"]]),
+        coverage=covered(made),
         boxes=np.stack([_grid_box(box, size, h, w) for box in made.loc[:, ["x0", "y0", "x1", "y1"]].to_numpy()]),
         held_out_normal=held_out_normal,
         held_out_synthetic=cached([content, "holdout"], [synthetic / image for image in made_held_out["image"]]),
+        held_out_coverage=covered(made_held_out),
     )
+
+
+def _anomalous(coverage_hw: np.ndarray) -> np.ndarray:
+    """Positions that are anomalous for the most part; a defect smaller than that has the one it covers most."""
+    return coverage_hw >= min(0.5, coverage_hw.max())
 
 
 def _coverage(path: Path, size: int, h: int, w: int) -> np.ndarray:

@@ -81,7 +81,7 @@ class Sources(Section):
 
 
 class Synthesis(Section):
-    """Synthetic anomalies: ``count`` training images per category and as large a share of held-out ones."""
+    """Synthetic anomalies: ``count`` training images per category and half as many of held-out ones."""
 
     count: Count
     seed: Annotated[int, Field(ge=0)]
@@ -106,19 +106,22 @@ class Synthesis(Section):
 
 
 class Model(Section):
-    """Frozen backbone, the strides of its features that are used, and the flow on them."""
+    """Frozen backbone, the strides of its features that are used, the one whose grid they share, and the flow."""
 
     backbone: str
     weights: str
     strides: Annotated[tuple[Literal[4, 8, 16, 32], ...], Field(min_length=1)]
+    grid: Literal[4, 8, 16, 32]
     pool: Annotated[int, Field(ge=1, le=9)]
     coupling_steps: Count
     hidden_ratio: Annotated[float, Field(gt=0)]
-    clamp: Annotated[float, Field(gt=0)]
+    coupling: Literal["additive", "affine"]
     top_fraction: Fraction
 
     @model_validator(mode="after")
-    def _odd_pool(self) -> Self:
+    def _possible(self) -> Self:
+        if self.grid not in self.strides:
+            raise ValueError(f"grid is stride {self.grid}, which is not among strides")
         if self.pool % 2 == 0:
             raise ValueError("pool is the side of a centred window, so it must be odd")
         return self
@@ -129,11 +132,21 @@ class Loss(Section):
     steps, only the likelihood is trained, so that the flow knows what is normal before it learns what is not."""
 
     contrast: Weight
+    negatives: Weight
     proxy: Weight
     start: Annotated[float, Field(ge=0, lt=1)]
     smoothing: Annotated[float, Field(gt=0, lt=1)]
     boundary_quantile: Fraction
+    margin: Weight
     temperature: Annotated[float, Field(gt=0)]
+
+    def needs_anomalies(self) -> bool:
+        """Whether any term learns from synthetic anomalies."""
+        return max(self.contrast, self.negatives, self.proxy) > 0
+
+    def likelihood_alone(self) -> Loss:
+        """The same without the terms that learn from synthetic anomalies."""
+        return self.model_copy(update={"contrast": 0.0, "negatives": 0.0, "proxy": 0.0})
 
 
 class Train(Section):
@@ -221,9 +234,10 @@ class Distribution(Section):
 class Tune(Section):
     """The search: what is drawn from where, how often, and when a trial is stopped early.
 
-    A trial trains ``method`` on every category and seed and is judged by the mean AUROC of held-out normals against
-    synthetic anomalies. Successive halving (ASHA, arXiv 1810.05934) compares trials at their reports: from the
-    ``grace``-th on, about one in ``reduction`` goes on. ``datasets`` are searched by the DVC stage.
+    A trial trains ``method`` on every category and seed and is judged by how well it tells held-out normals from
+    synthetic anomalies, as images and by position. Successive halving (ASHA, arXiv 1810.05934) compares trials at
+    their reports: from the ``grace``-th on, about one in ``reduction`` goes on. ``datasets`` are searched by the DVC
+    stage.
     """
 
     datasets: tuple[Name, ...]

@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from clflow.fit import VALIDATION
+
 
 class Board:
     """What is known of the jobs of one stage. Use as a context manager.
@@ -55,7 +57,7 @@ class Board:
         """A job has reported a point of its learning curves."""
         figures = " ".join(f"{key} {value:.4g}" for key, value in point.items())
         self._write(name, figures)
-        self.state[name] = f"step {point['step']:g}, validation AUROC {point['validation_auroc']:.3f}"
+        self.state[name] = f"step {point['step']:g}, validation {point[VALIDATION]:.3f}"
 
     def finished(self, name: str, how: str = "done") -> None:
         """A job is complete."""

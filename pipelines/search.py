@@ -12,13 +12,14 @@ from ruamel.yaml import YAML
 from clflow.data.manifest import category_rows, data_hash, read_manifest
 from clflow.errors import ClflowError, ParameterError
 from clflow.files import fingerprint, read_json, write_atomically, write_json
+from clflow.fit import VALIDATION
 from clflow.methods import find_method
 from clflow.params import Override, Params
 from clflow.provenance import commit, source_hash
 from pipelines import cells
 
-OBJECTIVE = "validation_auroc"
-"""Held-out normal images against synthetic anomalies made from held-out ones; the mean of categories and seeds."""
+OBJECTIVE = VALIDATION
+"""What a search raises: the mean of categories and seeds."""
 
 
 @dataclass(frozen=True)

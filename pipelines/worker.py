@@ -16,7 +16,7 @@ from ray.train.torch import get_device, prepare_model
 
 from clflow.cache import FeatureCache
 from clflow.data.manifest import category_rows, read_manifest
-from clflow.fit import Save, Worker, held_out_scores, run
+from clflow.fit import Save, Worker, held_out_maps, run
 from clflow.fitdata import FitData, load_fit_data
 from clflow.methods import find_method
 from clflow.model.backbone import Backbone, find_weights
@@ -38,7 +38,7 @@ def load_category(
     """
     folder = workspace / "data" / dataset
     model = params.model
-    features, weights = _open_features(model.backbone, model.weights, model.strides, model.pool, device)
+    features, weights = _open_features(model.backbone, model.weights, model.strides, model.grid, model.pool, device)
     data = load_fit_data(
         features,
         category_rows(read_manifest(folder), category, "train"),
@@ -54,11 +54,11 @@ def load_category(
 
 @lru_cache(maxsize=1)
 def _open_features(
-    backbone: str, weights: str, strides: tuple[int, ...], pool: int, device: torch.device
+    backbone: str, weights: str, strides: tuple[int, ...], grid: int, pool: int, device: torch.device
 ) -> tuple[FeatureGrid, str]:
     """The frozen feature grid and what names its weights; one is in memory, for all categories of a trial."""
     found = find_weights(backbone, weights)
-    return FeatureGrid(Backbone(found, strides), pool).to(device), found.identity()
+    return FeatureGrid(Backbone(found, strides), grid, pool).to(device), found.identity()
 
 
 def train_cell(config: dict[str, Any]) -> dict[str, Any]:
@@ -115,7 +115,7 @@ def train_cell(config: dict[str, Any]) -> dict[str, Any]:
             detector.save(folder / DETECTOR)
 
         send(history[-1], save_all)
-    normal, synthetic = held_out_scores(detector.flow, data, params.model, device)
+    normal, synthetic = (detector.image_scores(maps).tolist() for maps in held_out_maps(detector.flow, data, device))
     return {
         "history": history,
         "held_out": {"label": [0] * len(normal) + [1] * len(synthetic), "image_score": [*normal, *synthetic]},

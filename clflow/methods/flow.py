@@ -34,7 +34,7 @@ class FlowMethod:
         """See `Method.fit`."""
         model, loss = params.model, params.loss
         if not self.contrastive:
-            loss = loss.model_copy(update={"contrast": 0.0, "proxy": 0.0})
+            loss = loss.likelihood_alone()
         flow, history = yield from fit(data, model, loss, params.train, seed, worker, resume)
         limits = thresholds(flow, data, model, params.protocol.threshold_quantile, worker.device)
         return Detector(features, flow, model, seed, params.protocol.image_size, limits), history

@@ -100,7 +100,7 @@ class Detector(nn.Module):
         model = Model.model_validate_json(json.dumps(config["model"]))
         if features is None:
             backbone = Backbone(find_weights(model.backbone, model.weights), model.strides)
-            features = FeatureGrid(backbone, model.pool)
+            features = FeatureGrid(backbone, model.grid, model.pool)
         if features.backbone.digest() != config["backbone_digest"]:
             raise WeightsError(
                 f"the weights of {model.backbone} from {model.weights!r} are not those that {folder} was trained with; "
@@ -113,7 +113,7 @@ class Detector(nn.Module):
 
 def build_flow(model: Model, channels: int, seed: int) -> Flow:
     """An untrained flow as the parameters describe it."""
-    return Flow(channels, model.coupling_steps, model.hidden_ratio, model.clamp, seed)
+    return Flow(channels, model.coupling_steps, model.hidden_ratio, model.coupling, seed)
 
 
 def score_maps(flow: Flow, features_bhwc: Tensor) -> Tensor:

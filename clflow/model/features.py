@@ -1,4 +1,4 @@
-"""The feature grid: several backbone levels, pooled over their neighbourhood, on the finest level's grid."""
+"""The feature grid: several backbone levels, pooled over their neighbourhood, on one grid."""
 
 from __future__ import annotations
 
@@ -10,16 +10,20 @@ from clflow.model.backbone import Backbone
 
 
 class FeatureGrid(nn.Module):
-    """Concatenated, locally averaged features of all levels at the finest of their strides.
+    """Concatenated, locally averaged features of all levels on the grid of one of them.
+
+    Finer levels are averaged over each position of the grid, coarser ones interpolated.
 
     Args:
         backbone: the frozen backbone.
+        grid: stride of the level whose grid it is.
         pool: side of the averaging window in positions (the neighbourhood of PatchCore, arXiv 2106.08265, eq. 2).
     """
 
-    def __init__(self, backbone: Backbone, pool: int):
+    def __init__(self, backbone: Backbone, grid: int, pool: int):
         super().__init__()
         self.backbone = backbone
+        self.level = backbone.strides.index(grid)
         self.pool = pool
         self.channels = sum(backbone.channels)
 
@@ -30,9 +34,9 @@ class FeatureGrid(nn.Module):
             F.avg_pool2d(level, self.pool, stride=1, padding=self.pool // 2, count_include_pad=False)
             for level in self.backbone(images_bchw)
         ]
-        grid = levels[0].shape[-2:]
-        levels = [levels[0]] + [
-            F.interpolate(level, size=grid, mode="bilinear", align_corners=False) for level in levels[1:]
+        grid = levels[self.level].shape[2], levels[self.level].shape[3]
+        levels = [F.adaptive_avg_pool2d(level, grid) for level in levels[: self.level + 1]] + [
+            F.interpolate(level, size=grid, mode="bilinear", align_corners=False) for level in levels[self.level + 1 :]
         ]
         return torch.cat(levels, dim=1).permute(0, 2, 3, 1)
 

@@ -1,8 +1,12 @@
-"""The 2D normalizing flow: affine couplings (Glow, arXiv 1807.03039) shared by all positions of a feature map.
+"""The 2D normalizing flow: couplings shared by all positions of a feature map.
 
 The couplings' subnetworks see one position at a time (1x1 kernels, as rows of a matrix product); context comes from
 the features, which are pooled over their neighbourhood. So training may draw positions freely instead of images,
 and the log-determinant belongs to a position, which makes it part of the score map.
+
+Additive couplings (NICE, arXiv 1410.8516) scale all positions alike: what moves away from normal features can only
+move away from the latent's origin, so gross defects do not outshine their own interior (arXiv 2510.09452). Affine
+ones (Glow, arXiv 1807.03039) are there for comparison.
 """
 
 from __future__ import annotations
@@ -13,25 +17,33 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+_CLAMP = 2.0  # bound of the log-scale of one affine coupling
+_SHRINKAGE = 0.1  # added to every variance of the standardised features before they are whitened
+
 
 class Flow(nn.Module):
-    """Invertible map between features and a standard normal latent; its first layer standardises each channel.
+    """Invertible map between features and a standard normal latent.
+
+    Its first layer whitens the features and is no parameter: it is computed from the normal training features, so that
+    training begins at the Gaussian that fits them. The last one scales each channel.
 
     Args:
         channels: C, features per position.
         coupling_steps: number of (random permutation, coupling) pairs.
         hidden_ratio: hidden units of a subnetwork, relative to C.
-        clamp: bound of the log-scale of one coupling.
+        coupling: additive or affine.
         seed: of the permutations and the initial weights.
     """
 
     mean: Tensor
-    std: Tensor
+    whitening: Tensor
+    whitening_logdet: Tensor
 
-    def __init__(self, channels: int, coupling_steps: int, hidden_ratio: float, clamp: float, seed: int):
+    def __init__(self, channels: int, coupling_steps: int, hidden_ratio: float, coupling: str, seed: int):
         super().__init__()
         self.register_buffer("mean", torch.zeros(channels))
-        self.register_buffer("std", torch.ones(channels))
+        self.register_buffer("whitening", torch.eye(channels))
+        self.register_buffer("whitening_logdet", torch.zeros(()))
         hidden = max(1, round(channels * hidden_ratio))
 
         def subnet(inputs: int, outputs: int) -> nn.Module:
@@ -46,23 +58,39 @@ class Flow(nn.Module):
             self.net = ff.SequenceINN(channels)
             for step in range(coupling_steps):
                 self.net.append(fm.PermuteRandom, seed=seed * coupling_steps + step)
-                self.net.append(fm.GLOWCouplingBlock, subnet_constructor=subnet, clamp=clamp)
+                if coupling == "additive":
+                    self.net.append(fm.NICECouplingBlock, subnet_constructor=subnet)
+                else:
+                    self.net.append(fm.GLOWCouplingBlock, subnet_constructor=subnet, clamp=_CLAMP)
         np.random.set_state(numpy_state)
+        self.log_scale = nn.Parameter(torch.zeros(channels))
 
-    def standardise(self, mean_c: Tensor, std_c: Tensor) -> None:
-        """Set the first layer to the normal training features' mean and standard deviation, both (C,)."""
+    def whiten(self, mean_c: Tensor, covariance_cc: Tensor) -> None:
+        """Set the first layer by the normal training features' mean (C,) and covariance (C, C), double precision.
+
+        Channels are standardised first, so that the shrinkage of the covariance weighs all of them alike.
+        """
+        std = covariance_cc.diagonal().sqrt()
+        # A channel that hardly ever changes in normal images must not outweigh all others as soon as it does.
+        std = std.clamp(min=0.1 * std.median())
+        variance, axes = torch.linalg.eigh(covariance_cc / std[:, None] / std)
+        variance = variance.clamp(min=0) + _SHRINKAGE
         self.mean.copy_(mean_c)
-        self.std.copy_(std_c)
+        self.whitening.copy_(axes / variance.sqrt() / std[:, None])
+        self.whitening_logdet.copy_(-std.log().sum() - 0.5 * variance.log().sum())
 
     def forward(self, x_nc: Tensor) -> tuple[Tensor, Tensor]:
         """Latent (N, C) and log-determinant of the Jacobian (N,) of N positions."""
-        z_nc, logdet_n = self.net((x_nc - self.mean) / self.std)
-        return z_nc, logdet_n - self.std.log().sum()
+        with torch.autocast(x_nc.device.type, enabled=False):  # low precision is for the subnetworks alone
+            white_nc = (x_nc - self.mean) @ self.whitening
+        z_nc, logdet = self.net(white_nc)  # additive couplings give one log-determinant for all positions
+        return z_nc * self.log_scale.exp(), (logdet + self.log_scale.sum() + self.whitening_logdet).expand(len(z_nc))
 
     def inverse(self, z_nc: Tensor) -> tuple[Tensor, Tensor]:
         """Features (N, C) of latents, and the log-determinant (N,) of this inverse map."""
-        x_nc, logdet_n = self.net(z_nc, rev=True)
-        return x_nc * self.std + self.mean, logdet_n + self.std.log().sum()
+        white_nc, logdet = self.net(z_nc / self.log_scale.exp(), rev=True)
+        x_nc = torch.linalg.solve(self.whitening, white_nc, left=False) + self.mean
+        return x_nc, (logdet - self.log_scale.sum() - self.whitening_logdet).expand(len(x_nc))
 
     def parameter_count(self) -> int:
         """Trainable parameters: what the method adds to the backbone."""

@@ -1,7 +1,7 @@
 """CL-Flow's losses (arXiv 2311.06794), reconstructed: the paper names the terms, not their exact form.
 
-All take positions as rows. The push on anomalies is bounded in both terms: a cosine ends at zero, and a smoothed
-cross-entropy has a finite optimum. An unbounded push on the likelihood diverges.
+All take positions as rows. The push on anomalies is bounded in all terms: a cosine ends at zero, a hinge at its
+margin, and a smoothed cross-entropy has a finite optimum. An unbounded push on the likelihood diverges.
 """
 
 from __future__ import annotations
@@ -28,6 +28,16 @@ def box_contrast(normal_pkc: Tensor, anomalous_pkc: Tensor) -> Tensor:
     attract = 1 - F.cosine_similarity(normal, normal.mean(dim=0, keepdim=True), dim=1)
     repel = F.cosine_similarity(normal, anomalous, dim=1).clamp(min=0)
     return attract.mean() + repel.mean()
+
+
+def likelihood_margin(normal_n: Tensor, anomalous_m: Tensor, boundary_quantile: float, margin: float) -> Tensor:
+    """Hinge that makes synthetic anomalies unlikely: scores below boundary + margin are pushed up to it, no further.
+
+    The boundary is a high quantile of the batch's normal scores. This is the push of BGAD (arXiv 2207.01463);
+    the pull on normal positions is the likelihood itself.
+    """
+    boundary = torch.quantile(normal_n.detach(), boundary_quantile)
+    return F.relu(boundary + margin - anomalous_m).mean()
 
 
 def proxy_classification(

@@ -11,8 +11,9 @@ import torch
 
 from clflow.cache import FeatureCache
 from clflow.errors import DataError, DivergenceError
-from clflow.fit import Save, Worker, fit, held_out_scores, run, thresholds
+from clflow.fit import Save, Worker, fit, held_out_maps, run, thresholds
 from clflow.fitdata import FitData, load_fit_data
+from clflow.model.detector import pool_scores
 from clflow.params import Params, load
 from clflow.sections import Loss, Model, Train
 
@@ -42,6 +43,7 @@ def data() -> FitData:
         boxes=np.tile([1, 1, 3, 3], (8, 1)),
         held_out_normal=features(20, 2),
         held_out_synthetic=features(20, 3, shift=3.0),
+        held_out_coverage=np.repeat(coverage[:1], 20, axis=0),
     )
 
 
@@ -57,7 +59,7 @@ def model(params: Params) -> Model:
 
 @pytest.fixture(scope="module")
 def loss(params: Params) -> Loss:
-    return params.loss.model_copy(update={"contrast": 0.1, "proxy": 0.3, "start": 0.5})
+    return params.loss.model_copy(update={"contrast": 0.1, "negatives": 0.1, "proxy": 0.3, "start": 0.5})
 
 
 @pytest.fixture(scope="module")
@@ -104,33 +106,33 @@ def test_resumed_run_equals_an_uninterrupted_one(data: FitData, model: Model, lo
 def test_synthetic_anomalies_are_learned_only_where_their_losses_are_on(
     data: FitData, model: Model, loss: Loss, train: Train
 ):
-    plain = loss.model_copy(update={"contrast": 0.0, "proxy": 0.0})
+    plain = loss.likelihood_alone()
     poisoned = FitData(**{**vars(data), "synthetic": np.full_like(data.synthetic, np.nan)})
     flow, history = run(fit(poisoned, model, plain, train, 0, ALONE), ignore)
     assert same(flow, run(fit(data, model, plain, train, 0, ALONE), ignore)[0])
-    assert "contrast" not in history[-1] and "proxy" not in history[-1]
+    assert not {"contrast", "negatives", "proxy"} & history[-1].keys()
     with_both = run(fit(data, model, loss, train, 0, ALONE), ignore)[1]
-    assert {"likelihood", "contrast", "proxy", "validation_auroc"} <= with_both[-1].keys()
+    assert {"likelihood", "contrast", "negatives", "proxy", "validation"} <= with_both[-1].keys()
 
 
 def test_training_lowers_the_loss_and_separates(data: FitData, model: Model, loss: Loss, train: Train):
     longer = train.model_copy(update={"steps": 60})
     flow, history = run(fit(data, model, loss, longer, 0, ALONE), ignore)
     assert history[-1]["likelihood"] < history[0]["likelihood"]
-    normal, synthetic = held_out_scores(flow, data, model, ALONE.device)
-    assert synthetic.mean() > normal.mean() + 1
+    normal, synthetic = held_out_maps(flow, data, ALONE.device)
+    assert synthetic[:, 1:3, 1:3].mean() > normal.mean() + 1
 
 
 def test_thresholds_are_those_of_held_out_normals(data: FitData, model: Model, loss: Loss, train: Train):
     flow, _ = run(fit(data, model, loss, train, 0, ALONE), ignore)
     limits = thresholds(flow, data, model, 0.9, ALONE.device)
-    normal, _ = held_out_scores(flow, data, model, ALONE.device)
-    assert (normal > limits.image).sum() == 2
+    normal, _ = held_out_maps(flow, data, ALONE.device)
+    assert (pool_scores(normal, model.top_fraction) > limits.image).sum() == 2
     assert limits.pixel >= limits.image
 
 
 def test_divergence_says_so(data: FitData, model: Model, loss: Loss, train: Train):
-    with pytest.raises(DivergenceError, match=r"step 1 .*train\.learning_rate"):
+    with pytest.raises(DataError, match=r"not finite.*model\.backbone"):
         run(
             fit(FitData(**{**vars(data), "normal": data.normal * np.float16(np.nan)}), model, loss, train, 0, ALONE),
             ignore,

@@ -139,7 +139,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def grid() -> FeatureGrid:
-    return FeatureGrid(Backbone(find_weights("tf_efficientnet_lite0", "offline"), (8, 16)), pool=3)
+    return FeatureGrid(Backbone(find_weights("tf_efficientnet_lite0", "offline"), (4, 8, 16)), grid=8, pool=1)
 
 
 @pytest.fixture(scope="module")

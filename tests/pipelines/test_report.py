@@ -175,12 +175,12 @@ def test_search_is_judged_by_pairs_of_the_same_seed(reported: Scored) -> None:
     )
     tree = reported.params.model_dump(mode="json")
     tree["benchmark"]["methods"] = list(names.values())
-    note = {"objective": "validation_auroc", "default": None, "found": 0.87654321}
+    note = {"objective": "validation", "default": None, "found": 0.87654321}
     tree["tuned"] = {"search": {"parts (01, nut)": note}, "parameters": {}, "overrides": {}}
     params = Params.model_validate_json(json.dumps(tree))
     text = markdown(table, board, params, read_json(reports / "protocol.json"))
     section = text.split("### What search brought: clflow-tuned against clflow")[1]
-    assert "parts (01, nut): validation_auroc unknown by default, 0.8765 found" in section
+    assert "parts (01, nut): validation unknown by default, 0.8765 found" in section
     scores = {(row["method"], row["category"], row["seed"]): row["image_auroc"] for _, row in table.iterrows()}
     gains = np.array([[scores["clflow-tuned", c, s] - scores["clflow", c, s] for s in (0, 1)] for c in ("01", "nut")])
     for name, of_seeds in (("01", 100 * gains[0]), ("**mean**", 100 * gains.mean(axis=0))):

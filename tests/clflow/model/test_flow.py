@@ -8,11 +8,12 @@ from hypothesis import strategies as st
 from clflow.model.flow import Flow
 
 
-def make(channels: int, steps: int, seed: int) -> Flow:
-    flow = Flow(channels, steps, hidden_ratio=2.0, clamp=1.9, seed=seed).double()
+def make(channels: int, steps: int, coupling: str, seed: int) -> Flow:
+    flow = Flow(channels, steps, hidden_ratio=2.0, coupling=coupling, seed=seed).double()
     generator = torch.Generator().manual_seed(seed)
-    mean = torch.randn(channels, generator=generator)
-    flow.standardise(mean, 0.5 + torch.rand(channels, generator=generator))
+    normal = torch.randn(100, channels, generator=generator).double()
+    normal = normal @ torch.randn(channels, channels, generator=generator).double()
+    flow.whiten(normal.mean(dim=0), normal.T.cov())
     with torch.no_grad():  # an untrained flow is the identity, which would prove little
         for parameter in flow.parameters():
             if parameter.requires_grad:
@@ -20,13 +21,18 @@ def make(channels: int, steps: int, seed: int) -> Flow:
     return flow
 
 
-flows = given(channels=st.integers(2, 9), steps=st.integers(1, 4), seed=st.integers(0, 2**16))
+flows = given(
+    channels=st.integers(2, 9),
+    steps=st.integers(1, 4),
+    coupling=st.sampled_from(["additive", "affine"]),
+    seed=st.integers(0, 2**16),
+)
 
 
 @flows
 @settings(max_examples=25, deadline=None)
-def test_inverse_undoes_forward(channels: int, steps: int, seed: int):
-    flow = make(channels, steps, seed)
+def test_inverse_undoes_forward(channels: int, steps: int, coupling: str, seed: int):
+    flow = make(channels, steps, coupling, seed)
     x = torch.randn(5, channels, dtype=torch.float64)
     z, logdet = flow(x)
     back, inverse_logdet = flow.inverse(z)
@@ -36,8 +42,8 @@ def test_inverse_undoes_forward(channels: int, steps: int, seed: int):
 
 @flows
 @settings(max_examples=25, deadline=None)
-def test_logdet_is_that_of_the_jacobian(channels: int, steps: int, seed: int):
-    flow = make(channels, steps, seed)
+def test_logdet_is_that_of_the_jacobian(channels: int, steps: int, coupling: str, seed: int):
+    flow = make(channels, steps, coupling, seed)
     x = torch.randn(3, channels, dtype=torch.float64)
     _, logdet = flow(x)
     for row, value in zip(x, logdet, strict=True):
@@ -53,23 +59,33 @@ def test_seed_determines_the_flow_and_global_generators_are_left_alone(seed: int
     before = torch.rand(1), np.random.rand()
     torch.manual_seed(1)
     np.random.seed(1)
-    first, second = make(6, 2, seed), make(6, 2, seed)
+    first, second = make(6, 2, "additive", seed), make(6, 2, "additive", seed)
     assert (torch.rand(1), np.random.rand()) == before
     for name, value in first.state_dict().items():
         assert torch.equal(value, second.state_dict()[name])
-    other = make(6, 2, seed + 1)
+    other = make(6, 2, "additive", seed + 1)
     assert any(not torch.equal(v, other.state_dict()[k]) for k, v in first.state_dict().items())
 
 
-def test_untrained_flow_only_standardises():
-    flow = Flow(6, 3, hidden_ratio=1.0, clamp=1.9, seed=0)
-    x = torch.randn(4, 6)
-    z, logdet = flow(x)
-    torch.testing.assert_close(z.sort(dim=1).values, x.sort(dim=1).values)
-    torch.testing.assert_close(logdet, torch.zeros(4))
+def test_untrained_flow_only_whitens():
+    flow = Flow(6, 3, hidden_ratio=1.0, coupling="additive", seed=0)
+    x = torch.randn(500, 6) * torch.arange(1, 7) + 5
+    x[:, 1] += x[:, 0]
+    flow.whiten(x.mean(dim=0).double(), x.T.cov().double())
+    z, _ = flow(x)
+    covariance = z.T.cov()
+    off_diagonal = covariance - covariance.diagonal().diag()
+    assert off_diagonal.abs().max() < 1e-3
+    assert covariance.diagonal().min() > 0.5 and covariance.diagonal().max() < 1.01  # shrunk, so never above one
+
+
+def test_additive_couplings_scale_all_positions_alike():
+    for coupling, alike in (("additive", True), ("affine", False)):
+        _, logdet = make(6, 3, coupling, 0)(torch.randn(50, 6, dtype=torch.float64) * 10)
+        assert (logdet.std() < 1e-9) == alike
 
 
 def test_positions_do_not_see_each_other():
-    flow = make(6, 3, 0)
+    flow = make(6, 3, "additive", 0)
     x = torch.randn(4, 6, dtype=torch.float64)
     torch.testing.assert_close(flow(x)[0][2:], flow(x[2:])[0])

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from clflow.model.losses import anomaly_score, box_contrast, proxy_classification
+from clflow.model.losses import anomaly_score, box_contrast, likelihood_margin, proxy_classification
 
 
 def test_anomaly_score_is_the_gaussian_likelihood_per_dimension():
@@ -59,3 +59,12 @@ def test_proxy_is_cross_entropy_of_two_classes_smoothed_for_anomalies_only():
     anomalous_loss = F.cross_entropy(two[50:], labels[50:], label_smoothing=0.2)
     expected = (normal_loss + anomalous_loss) / 2
     torch.testing.assert_close(proxy_classification(normal, anomalous, 0.2, 0.98, 1.0), expected)
+
+
+def test_margin_pushes_anomalies_beyond_the_boundary_and_no_further():
+    normal = torch.linspace(0, 1, 101)
+    anomalous = torch.tensor([0.5, 1.3, 1.5, 40.0], requires_grad=True)
+    loss = likelihood_margin(normal, anomalous, 0.9, margin=0.5)
+    loss.backward()
+    assert loss.item() == pytest.approx((0.9 + 0.1) / 4)
+    assert anomalous.grad is not None and anomalous.grad.tolist() == [-0.25, -0.25, 0.0, 0.0]

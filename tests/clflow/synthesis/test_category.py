@@ -33,7 +33,7 @@ def test_folder_is_complete_and_consistent(tmp_path: Path, rows: pd.DataFrame) -
     assert list(index) == [
         *("image", "mask", "original", "split", "x0", "y0", "x1", "y1", "shape", "source", "blending", "opacity")
     ]
-    assert index["split"].tolist() == ["train"] * 6 + ["holdout"] * 2
+    assert index["split"].tolist() == ["train"] * 6 + ["holdout"] * 3
     assert sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.png")) == sorted(
         [*index["image"], *index["mask"], "contact_sheet.png"]
     )
@@ -48,7 +48,7 @@ def test_folder_is_complete_and_consistent(tmp_path: Path, rows: pd.DataFrame) -
     marker = read_json(folder / "synthesis.json")
     assert marker["key"] == synthesis_key(rows, params)
     assert marker["foreground"] == "object"
-    assert (marker["train"], marker["holdout"]) == (6, 2)
+    assert (marker["train"], marker["holdout"]) == (6, 3)
 
 
 def test_surfaces_are_recognised(tmp_path: Path) -> None:
