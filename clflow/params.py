@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field, ValidationError, model_validator
 from ruamel.yaml import YAML
@@ -32,11 +32,14 @@ from clflow.sections import (
 TUNED = "-tuned"
 """A method's name with this at its end is the method with the parameters that a search found."""
 
+VARIANT = "."
+"""What stands between a method's name and that of a variant: ``clflow.plain`` is clflow with ``variants.plain``."""
+
 _SEARCHABLE = ("model", "loss", "train")
 
 
 class Override(Section):
-    """Sections that one category may set differently; checked after merging, so any subset of keys will do."""
+    """Sections that a category or a variant may set differently; checked after merging, so any keys will do."""
 
     model: dict[str, Any] = Field(default_factory=dict)
     loss: dict[str, Any] = Field(default_factory=dict)
@@ -78,6 +81,7 @@ class Params(Section):
     loss: Loss
     train: Train
     overrides: dict[str, Override]
+    variants: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$")], Override]
     tuned: Tuned | None
     tune: Tune
     promotion: Promotion
@@ -96,6 +100,9 @@ class Params(Section):
             if key not in known:
                 raise ValueError(f"overrides names {key!r}, which is no dataset/category of data")
         for method in self.benchmark.methods:
+            variant = _variant(method)
+            if variant and variant not in self.variants:
+                raise ValueError(f"benchmark.methods names {method!r}, but variants does not describe {variant!r}")
             if method.endswith(TUNED) and self.tuned is None:
                 raise ValueError(f"benchmark.methods names {method!r}, but tuned names no file to take it from")
         for name, section in (("tune", self.tune), ("promotion", self.promotion)):
@@ -106,13 +113,22 @@ class Params(Section):
 
     def for_category(self, dataset: str, category: str, method: str | None = None) -> Params:
         """These parameters with those of one category merged in: what was found by search, if ``method`` is one with
-        tuned parameters (its name ends in `TUNED`), and the overrides, which have the last word."""
+        tuned parameters (its name ends in `TUNED`), the variant that it names after `VARIANT`, and the overrides,
+        which have the last word."""
         key = f"{dataset}/{category}"
         layers = []
         if self.tuned is not None and method is not None and method.endswith(TUNED):
             layers += [self.tuned.parameters, self.tuned.overrides.get(key)]
+        if method is not None:
+            layers.append(self.variants.get(_variant(method)))
         layers.append(self.overrides.get(key))
         return self.merged(*(layer for layer in layers if layer is not None), where=f"{key} (tuned or overrides)")
+
+    def synthetic_set(self, category: str, method: str) -> str:
+        """Name of the folder of synthetic anomalies that a method learns from: the category's own, unless the method
+        is a variant with another synthesis."""
+        variant = self.variants.get(_variant(method))
+        return f"{category}{VARIANT}{_variant(method)}" if variant and variant.synthesis else category
 
     def merged(self, *layers: Override, where: str) -> Params:
         """These parameters with layers merged over them, the last on top.
@@ -153,6 +169,10 @@ def load(path: Path) -> Params:
                 params.for_category(dataset, category, method)
     _check_space(params, path)
     return params
+
+
+def _variant(method: str) -> str:
+    return method.removesuffix(TUNED).partition(VARIANT)[2]
 
 
 def _read_yaml(path: Path, advice: str) -> Any:

@@ -61,7 +61,9 @@ def prepare(params: Path, workspace: Path) -> None:
 def _write_params(params: Path, target: Path) -> None:
     yaml = YAML()
     tree = yaml.load(params.read_text(encoding="utf-8"))
-    places = [(tree, "tuned"), *((tree[section], key) for section, key in _PATHS)]
+    layers = [tree, *tree["overrides"].values(), *tree["variants"].values()]
+    places = [(tree, "tuned")]
+    places += [(layer[part], key) for layer in layers for part, key in _PATHS if key in layer.get(part, {})]
     places += [(dataset, "source") for dataset in tree["data"].values()]
     for section, key in places:
         value = section[key]

@@ -67,10 +67,11 @@ def plan(params: Params, workspace: Path, datasets: tuple[str, ...] | None = Non
         manifest = read_manifest(workspace / "data" / dataset)
         for category in params.data[dataset].categories:
             rows = category_rows(manifest, category, "train")
-            found = {"code": code, "data": data_hash(rows), "synthetic": synthetic_hash(workspace, dataset, category)}
+            found = {"code": code, "data": data_hash(rows)}
             for method in params.benchmark.methods:
                 find_method(method)
-                content = found | determinants(params.for_category(dataset, category, method))
+                made = synthetic_hash(workspace, dataset, params.synthetic_set(category, method))
+                content = found | {"synthetic": made} | determinants(params.for_category(dataset, category, method))
                 for seed in params.benchmark.seeds:
                     key = fingerprint([dataset, category, method, seed, content])
                     cells.append(Cell(dataset, category, method, seed, key, len(rows)))
@@ -95,9 +96,9 @@ def weights_identity(backbone: str, weights: str) -> str:
     return find_weights(backbone, weights).identity()
 
 
-def synthetic_hash(workspace: Path, dataset: str, category: str) -> str:
-    """Hash of a category's synthetic anomalies."""
-    path = workspace / "synthetic" / dataset / category / "synthesis.json"
+def synthetic_hash(workspace: Path, dataset: str, name: str) -> str:
+    """Hash of a set of synthetic anomalies, named as by `Params.synthetic_set`."""
+    path = workspace / "synthetic" / dataset / name / "synthesis.json"
     try:
         return read_json(path)["content_sha256"]
     except FileNotFoundError:

@@ -69,8 +69,8 @@ class Search:
             [
                 category,
                 data_hash(category_rows(manifest, category, "train")),
-                cells.synthetic_hash(workspace, dataset, category),
-                cells.determinants(params.for_category(dataset, category)),
+                cells.synthetic_hash(workspace, dataset, params.synthetic_set(category, params.tune.method)),
+                cells.determinants(params.for_category(dataset, category, params.tune.method)),
             ]
             for category in categories
         ]

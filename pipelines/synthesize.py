@@ -20,7 +20,7 @@ from clflow.synthesis.category import MARKER, synthesis_key, synthesize_category
 
 @dataclass(frozen=True)
 class _Job:
-    category: str
+    name: str
     data: Path
     rows: pd.DataFrame
     params: Params
@@ -41,7 +41,8 @@ class _Job:
 def run(params: Params, dataset: str, workspace: Path) -> None:
     """Bring ``synthetic/<dataset>`` of the workspace up to date, categories side by side; print a line for each.
 
-    A category whose key is unchanged is not touched, one that is no longer asked for is removed. A relative
+    A category, or a variant of it with another synthesis, whose key is unchanged is not touched, one that is no
+    longer asked for is removed. A relative
     texture folder is one in the workspace.
 
     Raises:
@@ -52,26 +53,30 @@ def run(params: Params, dataset: str, workspace: Path) -> None:
         raise ParameterError(f"The parameters do not describe dataset {dataset!r}; add it under data.")
     categories = params.data[dataset].categories
     folder = workspace / "synthetic" / dataset
-    prune(folder, set(categories))
     manifest = read_manifest(workspace / "data" / dataset)
-    jobs = [_job(params, dataset, category, manifest, workspace) for category in categories]
+    methods = dict.fromkeys((params.tune.method, *params.benchmark.methods))
+    wanted = {params.synthetic_set(c, method): (c, method) for c in categories for method in methods}
+    prune(folder, set(wanted))
+    jobs = [_job(params, dataset, *wanted[name], name, manifest, workspace) for name in wanted]
     due = []
     for job in jobs:
         if job.is_done():
-            print(f"  {job.category}: {job.summary()}, unchanged")
+            print(f"  {job.name}: {job.summary()}, unchanged")
         else:
             due.append(job)
     _run_all(dataset, due)
 
 
-def _job(params: Params, dataset: str, category: str, manifest: pd.DataFrame, workspace: Path) -> _Job:
-    own = params.for_category(dataset, category)
+def _job(
+    params: Params, dataset: str, category: str, method: str, name: str, manifest: pd.DataFrame, workspace: Path
+) -> _Job:
+    own = params.for_category(dataset, category, method)
     if own.synthesis.textures is not None:
         textures = str(workspace / Path(own.synthesis.textures).expanduser())
         own = own.model_copy(update={"synthesis": own.synthesis.model_copy(update={"textures": textures})})
     rows = category_rows(manifest, category, "train")
     normal = rows.loc[rows["label"] == 0].reset_index(drop=True)
-    return _Job(category, workspace / "data" / dataset, normal, own, workspace / "synthetic" / dataset / category)
+    return _Job(name, workspace / "data" / dataset, normal, own, workspace / "synthetic" / dataset / name)
 
 
 def _run_all(dataset: str, jobs: list[_Job]) -> None:
@@ -92,12 +97,12 @@ def _collect(dataset: str, outcomes: Iterable[tuple[_Job, Callable[[], None]]]) 
         try:
             finish()
         except ClflowError as error:
-            failures.append(f"{dataset}/{job.category}: {error}")
+            failures.append(f"{dataset}/{job.name}: {error}")
         except Exception as error:
-            error.add_note(f"while synthesizing {dataset}/{job.category}")
+            error.add_note(f"while synthesizing {dataset}/{job.name}")
             raise
         else:
-            print(f"  {job.category}: {job.summary()}", flush=True)
+            print(f"  {job.name}: {job.summary()}", flush=True)
     if failures:
         more = f" ({len(failures) - 1} more categories failed)" if len(failures) > 1 else ""
         raise DataError(f"{failures[0]}{more}")

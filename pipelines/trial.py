@@ -34,12 +34,13 @@ def run_trial(values: dict[str, Any], job: dict[str, Any]) -> None:
     torch.set_num_threads(params.resources.cpus_per_worker)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     alone = Worker(rank=0, world=1, device=device, parallel=lambda module: module)
-    method = find_method(params.tune.method)
+    name = params.tune.method + TUNED
+    method = find_method(name)
     trainings = []
     for category in job["categories"]:
-        own = params.for_category(job["dataset"], category, params.tune.method + TUNED)
+        own = params.for_category(job["dataset"], category, name)
         features, data = load_category(
-            own, job["dataset"], category, Path(job["workspace"]), Path(job["cache"]), device
+            own, job["dataset"], category, name, Path(job["workspace"]), Path(job["cache"]), device
         )
         trainings += [method.fit(features, data, own, seed, alone) for seed in params.tune.seeds]
     try:

@@ -28,12 +28,12 @@ DETECTOR = "detector"
 
 
 def load_category(
-    params: Params, dataset: str, category: str, workspace: Path, cache: Path, device: torch.device
+    params: Params, dataset: str, category: str, method: str, workspace: Path, cache: Path, device: torch.device
 ) -> tuple[FeatureGrid, FitData]:
     """The feature grid and the training data of a category; test images are out of reach.
 
     Args:
-        params: those of the category.
+        params: those of the category and the method.
         cache: folder of the feature cache.
     """
     folder = workspace / "data" / dataset
@@ -43,7 +43,7 @@ def load_category(
         features,
         category_rows(read_manifest(folder), category, "train"),
         folder,
-        workspace / "synthetic" / dataset / category,
+        workspace / "synthetic" / dataset / params.synthetic_set(category, method),
         params,
         FeatureCache(cache, params.resources.feature_cache_gb),
         weights,
@@ -76,7 +76,13 @@ def train_cell(config: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(params.resources.cpus_per_worker)
 
     features, data = load_category(
-        params, config["dataset"], config["category"], Path(config["workspace"]), Path(config["cache"]), device
+        params,
+        config["dataset"],
+        config["category"],
+        config["method"],
+        Path(config["workspace"]),
+        Path(config["cache"]),
+        device,
     )
 
     last_save: Save | None = None

@@ -3,7 +3,7 @@
 from clflow.errors import ParameterError
 from clflow.methods.flow import FlowMethod
 from clflow.methods.protocol import Method
-from clflow.params import TUNED
+from clflow.params import TUNED, VARIANT
 
 METHODS: dict[str, Method] = {
     "clflow": FlowMethod(contrastive=True),
@@ -12,12 +12,12 @@ METHODS: dict[str, Method] = {
 
 
 def find_method(name: str) -> Method:
-    """The method of that name; with tuned parameters it is the same method.
+    """The method of that name; with tuned parameters, or as a variant, it is the same method.
 
     Raises:
         ParameterError: there is none.
     """
-    method = METHODS.get(name.removesuffix(TUNED))
+    method = METHODS.get(name.removesuffix(TUNED).partition(VARIANT)[0])
     if method is None:
         known = ", ".join(METHODS)
         raise ParameterError(f"there is no method {name!r}; known are {known}, each also with {TUNED} at its end.")

@@ -136,3 +136,23 @@ def test_tuned_parameters_are_those_of_methods_that_say_so(tmp_path: Path):
     assert alone == ["01", "02"]
     assert not params.is_tuned_alone("btad", "01", "clflow")
     assert Params.model_validate_json(params.model_dump_json()) == params
+
+
+def test_variants_change_the_methods_that_name_them(tmp_path: Path):
+    path = broken(tmp_path, "variants", value={"plain": {"loss": {"contrast": 0.0}}})
+    params = load(path)
+    assert params.loss.contrast > 0
+    assert params.for_category("mvtec_ad", "bottle", "clflow").loss == params.loss
+    assert params.for_category("mvtec_ad", "bottle", "clflow.plain").loss.contrast == 0
+
+
+def test_variant_that_nobody_described_is_refused(tmp_path: Path):
+    with pytest.raises(ParameterError, match=r"'clflow\.plain'.*'plain'"):
+        load(broken(tmp_path, "benchmark", "methods", value=["clflow.plain"]))
+
+
+def test_ablation_differs_from_the_real_benchmark_in_its_methods_alone():
+    real, ablation = (load(ROOT / "reports" / "real" / name) for name in ("params.yaml", "ablation.yaml"))
+    assert ablation.model_copy(update={"benchmark": real.benchmark, "variants": real.variants}) == real
+    assert ablation.benchmark.seeds == real.benchmark.seeds
+    assert {f"clflow.{name}" for name in ablation.variants} < set(ablation.benchmark.methods)

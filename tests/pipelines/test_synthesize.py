@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -18,11 +18,19 @@ from tests.clflow.synthesis.pictures import ROOT, draw_object, draw_surface, mak
 DATASET = "parts"
 
 
-def params_for(*categories: str, overrides: Mapping[str, object] | None = None, **synthesis: object) -> Params:
+def params_for(
+    *categories: str,
+    overrides: Mapping[str, object] | None = None,
+    variants: Mapping[str, object] | None = None,
+    methods: Sequence[str] = ("clflow",),
+    **synthesis: object,
+) -> Params:
     tree = make_params(**synthesis).model_dump(mode="json")
     tree["benchmark"]["datasets"] = [DATASET]
     tree["data"] = {DATASET: {"source": None, "categories": list(categories)}}
+    tree["benchmark"]["methods"] = list(methods)
     tree["overrides"] = overrides or {}
+    tree["variants"] = variants or {}
     return Params.model_validate_json(json.dumps(tree))
 
 
@@ -42,12 +50,12 @@ def state(workspace: Path, category: str) -> dict[str, tuple[int, bytes]]:
 
 def test_makes_what_is_missing_and_leaves_the_rest(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(params_for("bar"), DATASET, workspace)
-    assert capsys.readouterr().out == "  bar: 6 train / 2 held-out anomalies on the object\n"
+    assert capsys.readouterr().out == "  bar: 6 train / 3 held-out anomalies on the object\n"
     bar = state(workspace, "bar")
     run(params_for("bar", "weave"), DATASET, workspace)
     assert capsys.readouterr().out.splitlines() == [
-        "  bar: 6 train / 2 held-out anomalies on the object, unchanged",
-        "  weave: 6 train / 2 held-out anomalies on the surface",
+        "  bar: 6 train / 3 held-out anomalies on the object, unchanged",
+        "  weave: 6 train / 3 held-out anomalies on the surface",
     ]
     assert state(workspace, "bar") == bar
     assert state(workspace, "weave")
@@ -61,6 +69,18 @@ def test_override_remakes_its_category_only(workspace: Path) -> None:
     assert state(workspace, "bar") == bar
     assert state(workspace, "weave") != weave
     assert len(pd.read_csv(workspace / "synthetic" / DATASET / "weave" / "index.csv")) == 3 + 1
+
+
+def test_variants_with_another_synthesis_have_a_set_of_their_own(workspace: Path) -> None:
+    variants = {"plain": {"loss": {"contrast": 0.0}}, "few": {"synthesis": {"count": 3}}}
+    params = params_for("bar", variants=variants, methods=["clflow", "clflow.plain", "clflow.few"])
+    run(params, DATASET, workspace)
+    folder = workspace / "synthetic" / DATASET
+    assert {path.name for path in folder.iterdir() if not path.name.startswith(".")} == {"bar", "bar.few"}
+    assert len(pd.read_csv(folder / "bar.few" / "index.csv")) == 3 + 1
+    assert [params.synthetic_set("bar", m) for m in params.benchmark.methods] == ["bar", "bar", "bar.few"]
+    run(params_for("bar"), DATASET, workspace)
+    assert not (folder / "bar.few").exists()
 
 
 def test_processes_make_the_same_as_one(workspace: Path) -> None:
