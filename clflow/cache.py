@@ -11,14 +11,14 @@ import torch
 from filelock import FileLock
 
 from clflow.files import TEMPORARY, fingerprint, write_atomically
-from clflow.model.features import FeatureGrid
+from clflow.model.features import Features
 from clflow.score import image_batches
 
 _BATCH = 16
 
 
 class FeatureCache:
-    """Float16 feature grids on disk, memory-mapped, so that processes of one machine share one copy.
+    """Float16 features on disk, memory-mapped, so that processes of one machine share one copy.
 
     Args:
         folder: where the arrays lie; may be shared between workspaces, since names are hashes of content.
@@ -31,12 +31,12 @@ class FeatureCache:
         folder.mkdir(parents=True, exist_ok=True)
 
     def get(
-        self, features: FeatureGrid, identity: object, paths: Sequence[Path], size: int, device: torch.device
+        self, features: Features, identity: object, paths: Sequence[Path], size: int, device: torch.device
     ) -> np.ndarray:
-        """Features (N, h, w, C) float16 of images read as squares of ``size`` pixels.
+        """Features float16, one row per image, of images read as squares of ``size`` pixels.
 
         Args:
-            features: the feature grid, on ``device``.
+            features: what a method sees of an image, on ``device``.
             identity: JSON-able; all that determines the result: weights, grid, and the content of the images.
             paths: the images; they must match ``identity``.
         """
@@ -48,9 +48,7 @@ class FeatureCache:
         os.utime(path)
         return np.load(path, mmap_mode="r")
 
-    def _compute(
-        self, path: Path, features: FeatureGrid, paths: Sequence[Path], size: int, device: torch.device
-    ) -> None:
+    def _compute(self, path: Path, features: Features, paths: Sequence[Path], size: int, device: torch.device) -> None:
         with write_atomically(path) as temporary:
             out: np.memmap | None = None
             start = 0

@@ -18,7 +18,7 @@ from clflow.errors import DataError, DivergenceError
 from clflow.files import read_json, write_json
 from clflow.fitdata import FitData
 from clflow.metrics import image_metrics, pixel_metrics
-from clflow.model.detector import Thresholds, build_flow, pool_scores, score_maps
+from clflow.model.detector import FlowScorer, Thresholds, build_flow
 from clflow.model.flow import Flow
 from clflow.model.losses import anomaly_score, box_contrast, likelihood_margin, proxy_classification
 from clflow.sections import Loss, Model, Train
@@ -63,7 +63,7 @@ def fit(
     seed: int,
     worker: Worker,
     resume: Path | None = None,
-) -> Training[tuple[Flow, list[dict[str, float]]]]:
+) -> Training[tuple[FlowScorer, list[dict[str, float]]]]:
     """Train a flow for ``train.steps`` steps; the last weights count, nothing is selected.
 
     It reports ``train.reports`` times: means since the last report, and validation figures.
@@ -76,7 +76,7 @@ def fit(
         resume: a checkpoint to continue from; the result is that of an uninterrupted run.
 
     Returns:
-        the trained flow, and the learning curves: all that was reported.
+        the scorer with the trained flow, and the learning curves: all that was reported.
 
     Raises:
         DataError: features are not finite.
@@ -84,7 +84,7 @@ def fit(
     """
     flow = build_flow(model, data.normal.shape[-1], seed)
     flow.whiten(*_feature_statistics(data.normal))
-    flow.to(worker.device)
+    scorer = FlowScorer(flow, model.top_fraction).to(worker.device)
     optimizer = torch.optim.Adam(
         [p for p in flow.parameters() if p.requires_grad],
         lr=train.learning_rate,
@@ -122,12 +122,12 @@ def fit(
             point = {"step": step + 1, "learning_rate": rate}
             point |= {name: sum(values) / len(values) for name, values in recent.items()}
             if worker.rank == 0:
-                point |= _validate(flow, data, model, worker.device)
+                point |= validate(scorer, data, worker.device)
             point["seconds"] = seconds + time.perf_counter() - begin
             history.append(point)
             yield point, lambda folder: _save_checkpoint(folder, flow, optimizer, history)
             recent.clear()
-    return flow, history
+    return scorer, history
 
 
 def run(training: Training[Result], report: Report) -> Result:
@@ -139,38 +139,45 @@ def run(training: Training[Result], report: Report) -> Result:
             return end.value
 
 
-def held_out_maps(flow: Flow, data: FitData, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Score maps of held-out normal images (k, h, w) and of the synthetic anomalies made from them (j, h, w)."""
-    return _maps(flow, data.held_out_normal, device), _maps(flow, data.held_out_synthetic, device)
+@torch.no_grad()
+def score_features(scorer: nn.Module, features: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Score maps (N, h, w) and image scores (N,) of cached features, on the CPU."""
+    scored = []
+    for start in range(0, len(features), _BATCH):
+        chunk = torch.from_numpy(np.array(features[start : start + _BATCH])).to(device).float()
+        scored.append([scores.cpu() for scores in scorer(chunk)])
+    maps, image_scores = zip(*scored, strict=True)
+    return torch.cat(maps), torch.cat(image_scores)
 
 
-def thresholds(flow: Flow, data: FitData, model: Model, quantile: float, device: torch.device) -> Thresholds:
+def thresholds(scorer: nn.Module, data: FitData, quantile: float, device: torch.device) -> Thresholds:
     """Thresholds that the share ``quantile`` of held-out normal images stays below, as a whole and in every pixel."""
-    maps = _maps(flow, data.held_out_normal, device)
-    image = np.quantile(pool_scores(maps, model.top_fraction).numpy(), quantile)
+    maps, image_scores = score_features(scorer, data.held_out_normal, device)
+    image = np.quantile(image_scores.numpy(), quantile)
     pixel = np.quantile(maps.flatten(1).max(dim=1).values.numpy(), quantile)
     return Thresholds(float(image), float(pixel), float(maps.median()))
 
 
-def _validate(flow: Flow, data: FitData, model: Model, device: torch.device) -> dict[str, float]:
-    normal, synthetic = held_out_maps(flow, data, device)
-    maps = torch.cat([normal, synthetic])
+def validate(scorer: nn.Module, data: FitData, device: torch.device) -> dict[str, float]:
+    """How well held-out normal images are told from synthetic anomalies: figures of a learning curve.
+
+    Raises:
+        DivergenceError: a score is not finite.
+    """
+    normal, synthetic = (
+        score_features(scorer, features, device) for features in (data.held_out_normal, data.held_out_synthetic)
+    )
+    maps, image_scores = (torch.cat(pair) for pair in zip(normal, synthetic, strict=True))
     if not maps.isfinite().all():
         raise DivergenceError(
             "training diverged: the scores of held-out images are not finite; lower train.learning_rate."
         )
-    labels = np.repeat([0, 1], [len(normal), len(synthetic)])
-    auroc = image_metrics(labels, pool_scores(maps, model.top_fraction).numpy())["image_auroc"]
-    aupro = pixel_metrics(data.held_out_masks(), maps.numpy())["aupro_30"]
+    masks = data.held_out_masks()
+    labels = np.repeat([0, 1], [len(data.held_out_normal), len(data.held_out_synthetic)])
+    auroc = image_metrics(labels, image_scores.numpy())["image_auroc"]
+    by_position = nn.functional.adaptive_avg_pool2d(maps[:, None], masks.shape[1:])[:, 0].numpy()
+    aupro = pixel_metrics(masks, by_position)["aupro_30"]
     return {"validation_auroc": auroc, "validation_aupro": aupro, VALIDATION: (auroc + aupro) / 2}
-
-
-@torch.no_grad()
-def _maps(flow: Flow, features: np.ndarray, device: torch.device) -> Tensor:
-    chunks = [
-        torch.from_numpy(np.array(features[i : i + _BATCH])).to(device).float() for i in range(0, len(features), _BATCH)
-    ]
-    return torch.cat([score_maps(flow, chunk).cpu() for chunk in chunks])
 
 
 def _learning_rate(step: int, train: Train) -> float:

@@ -16,7 +16,7 @@ from clflow.cache import FeatureCache
 from clflow.data.images import read_mask
 from clflow.data.manifest import data_hash, split_normals
 from clflow.errors import DataError
-from clflow.model.features import FeatureGrid
+from clflow.model.features import Features
 from clflow.params import Params
 from clflow.provenance import source_hash
 
@@ -25,7 +25,9 @@ FEATURE_CODE = ("model/backbone.py", "model/features.py", "data/images.py", "cac
 
 @dataclass(frozen=True)
 class FitData:
-    """Features (N, h, w, C) float16 of one category, and the surrogate annotations of its synthetic anomalies.
+    """Features of one category, and the surrogate annotations of its synthetic anomalies.
+
+    Features are float16, one row per image; for a feature grid (N, h, w, C).
 
     Attributes:
         normal: n normal training images.
@@ -58,7 +60,7 @@ class FitData:
 
 
 def load_fit_data(
-    features: FeatureGrid,
+    features: Features,
     rows: pd.DataFrame,
     data: Path,
     synthetic: Path,
@@ -70,7 +72,7 @@ def load_fit_data(
     """Assemble the training data of one category.
 
     Args:
-        features: the feature grid, on ``device``.
+        features: what the method sees of an image, on ``device``.
         rows: the category's normal training images.
         data: the dataset's folder, which the rows' paths are relative to.
         synthetic: the category's folder of synthetic anomalies.
@@ -84,13 +86,7 @@ def load_fit_data(
     if set(rows["split"]) != {"train"} or set(rows["label"]) != {0}:
         raise DataError("only normal training images may reach training; the sample table mixes others in.")
     size = params.protocol.image_size
-    grid = [
-        weights_identity,
-        list(params.model.strides),
-        params.model.grid,
-        params.model.pool,
-        source_hash(*FEATURE_CODE),
-    ]
+    grid = [weights_identity, *features.identity, source_hash(*FEATURE_CODE)]
 
     def cached(content: object, paths: list[Path]) -> np.ndarray:
         return cache.get(features, [*grid, content], paths, size, device)
@@ -105,7 +101,7 @@ def load_fit_data(
     place = {path: i for i, path in enumerate(train["path"])}
     if not set(made["original"]) <= place.keys():
         raise DataError(f"{synthetic} was made from other images than the sample table lists; synthesize it again.")
-    h, w = normal.shape[1:3]
+    h = w = size // features.grid
 
     def covered(rows: pd.DataFrame) -> np.ndarray:
         return np.stack([_coverage(synthetic / mask, size, h, w) for mask in rows["mask"]])

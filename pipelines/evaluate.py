@@ -12,14 +12,15 @@ import torch
 from clflow.data.manifest import category_rows, data_hash, read_manifest
 from clflow.errors import CellError
 from clflow.files import folder_atomically, prune, read_json, write_json
-from clflow.model.detector import Detector, score_maps
+from clflow.methods import load_detector
+from clflow.model.detector import Detector
 from clflow.params import Params
 from clflow.provenance import source_hash
 from clflow.score import image_batches
 from pipelines import cells, cluster
 from pipelines.cells import Cell
 
-CODE = ("model", "score.py", "data/images.py", "data/manifest.py")
+CODE = ("methods", "model", "randomness.py", "score.py", "data/images.py", "data/manifest.py")
 _BATCH = 16
 
 
@@ -70,21 +71,20 @@ def _score_category(todo: list[Cell], workspace: Path, threads: int) -> float:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     data = workspace / "data" / todo[0].dataset
     rows = category_rows(read_manifest(data), todo[0].category, "test")
-    first = Detector.load(workspace / "runs" / todo[0].dataset / todo[0].name)
-    detectors = [first] + [
-        Detector.load(workspace / "runs" / cell.dataset / cell.name, first.features) for cell in todo[1:]
-    ]
-    for detector in detectors:
-        detector.to(device)
+    detectors: list[Detector] = []
+    for cell in todo:
+        shared = {detector.features for detector in detectors}
+        detectors.append(load_detector(workspace / "runs" / cell.dataset / cell.name, shared).to(device))
     maps: list[list[np.ndarray]] = [[] for _ in todo]
     image_scores: list[list[np.ndarray]] = [[] for _ in todo]
     with torch.inference_mode():
-        for images in image_batches([data / path for path in rows["path"]], first.image_size, _BATCH):
-            features = first.features.of_images(images.to(device))
+        for images in image_batches([data / path for path in rows["path"]], detectors[0].image_size, _BATCH):
+            shared = {detector.features for detector in detectors}
+            features = {each: each.of_images(images.to(device)) for each in shared}
             for i, detector in enumerate(detectors):
-                batch = score_maps(detector.flow, features)
+                batch, scores = detector.scorer(features[detector.features])
                 maps[i].append(batch.cpu().numpy())
-                image_scores[i].append(detector.image_scores(batch).cpu().numpy())
+                image_scores[i].append(scores.cpu().numpy())
     seconds = time.perf_counter() - begin
     for i, cell in enumerate(todo):
         with folder_atomically(workspace / "scores" / cell.dataset / cell.name) as folder:

@@ -15,6 +15,7 @@ import torch
 
 from clflow.bootstrap import Gain, paired_gain
 from clflow.errors import PromotionError
+from clflow.methods import load_detector
 from clflow.model.detector import Detector
 from clflow.score import image_batches
 from clflow.sections import Promotion
@@ -56,7 +57,7 @@ def judge(evidence: Evidence, folder: Path, champion: pd.DataFrame | None, rules
         PromotionError: the scores are not of the same images.
         WeightsError: the weights of the detector's backbone are not here.
     """
-    latency, machine = measure_latency(Detector.load(folder)), describe_machine()
+    latency, machine = measure_latency(load_detector(folder)), describe_machine()
     against = _below_floors(evidence.metrics, rules.floors)
     if latency > rules.latency_ms:
         against.append(f"latency {latency:.1f} ms is above {rules.latency_ms:g} ms ({machine})")
@@ -89,10 +90,10 @@ def score_again(folder: Path, images: pd.DataFrame, data: Path) -> pd.DataFrame:
     Raises:
         WeightsError: the weights of the detector's backbone are not here.
     """
-    detector = Detector.load(folder)
+    detector = load_detector(folder)
     batches = image_batches([data / path for path in images["path"]], detector.image_size, _BATCH)
     with torch.inference_mode():
-        scores = [detector.image_scores(detector(batch)).numpy() for batch in batches]
+        scores = [detector(batch)[1].numpy() for batch in batches]
     return images.loc[:, ["path", "label"]].assign(image_score=np.concatenate(scores))
 
 
@@ -104,7 +105,7 @@ def measure_latency(detector: Detector) -> float:
     with torch.inference_mode():
         for _ in range(_WARM_UPS + _PASSES):
             begin = time.perf_counter()
-            detector.image_scores(detector(image_bhwc))
+            detector(image_bhwc)
             seconds.append(time.perf_counter() - begin)
     return 1000 * statistics.median(seconds[_WARM_UPS:])
 

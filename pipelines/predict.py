@@ -25,6 +25,7 @@ from rich.progress import track
 from clflow.data.images import EXTENSIONS, open_rgb, squash
 from clflow.errors import ClflowError, DataError
 from clflow.files import folder_atomically, write_atomically
+from clflow.methods import load_detector
 from clflow.model.detector import Detector
 from clflow.score import upsample
 from pipelines import heat, watch
@@ -64,7 +65,7 @@ def run(reference: str, source: str, out: Path, table_format: TableFormat) -> No
     with tempfile.TemporaryDirectory() as download:
         folder = local_folder(reference, Path.cwd(), Path(download))
         model = watch.Model.of_folder(folder)
-        detector = Detector.load(folder)
+        detector = load_detector(folder)
     with folder_atomically(out / HEAT_MAPS) as heat_maps:
         table = _predict(detector, root, paths, heat_maps)
     path = out / f"scores.{table_format}"
@@ -172,6 +173,5 @@ def _score(images: Iterator[_Image], detector: Detector) -> Iterator[_Scored]:
     detector.to(device)
     while batch := list(islice(images, _BATCH)):
         with torch.inference_mode():
-            maps = detector(torch.from_numpy(np.stack([image.pixels for image in batch])).to(device))
-            scores = detector.image_scores(maps)
+            maps, scores = detector(torch.from_numpy(np.stack([image.pixels for image in batch])).to(device))
         yield from map(_Scored, batch, scores.tolist(), maps.cpu().numpy())

@@ -10,7 +10,7 @@ from mlflow.pyfunc import PythonModel, PythonModelContext
 from PIL import Image
 
 from clflow.data.images import squash
-from clflow.model.detector import Detector
+from clflow.methods import load_detector
 from clflow.score import upsample
 
 
@@ -18,7 +18,7 @@ class DetectorModel(PythonModel):
     """RGB images uint8 (N, H, W, 3) to ``score_maps`` (N, S, S), ``image_scores`` (N,) and ``anomalous`` (N,)."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        self.detector = Detector.load(Path(context.artifacts["detector"]))
+        self.detector = load_detector(Path(context.artifacts["detector"]))
 
     # MLflow's base method is annotated as returning nothing.
     def predict(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -27,8 +27,8 @@ class DetectorModel(PythonModel):
         size = self.detector.image_size
         images = np.stack([squash(Image.fromarray(image), size) for image in model_input])
         with torch.inference_mode():
-            maps = self.detector(torch.from_numpy(images))
-            scores = self.detector.image_scores(maps).numpy()
+            maps, image_scores = self.detector(torch.from_numpy(images))
+        scores = image_scores.numpy()
         return {
             "score_maps": upsample(maps.numpy(), size),
             "image_scores": scores,

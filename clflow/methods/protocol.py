@@ -5,19 +5,36 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
+from torch import nn
+
 from clflow.fit import Training, Worker
 from clflow.fitdata import FitData
+from clflow.model.backbone import Weights
 from clflow.model.detector import Detector
-from clflow.model.features import FeatureGrid
+from clflow.model.features import Features
 from clflow.params import Params
+from clflow.sections import Model
 
 
 class Method(Protocol):
     """Trains one cell; what comes out is self-contained."""
 
+    @property
+    def name(self) -> str:
+        """As in ``benchmark.methods``."""
+        ...
+
+    def features(self, weights: Weights, model: Model) -> Features:
+        """What it sees of an image, by a backbone with these weights."""
+        ...
+
+    def scorer(self, features: Features, model: Model, image_size: int, seed: int) -> nn.Module:
+        """The untrained module that a detector of this method holds; see `Detector`."""
+        ...
+
     def fit(
         self,
-        features: FeatureGrid,
+        features: Features,
         data: FitData,
         params: Params,
         seed: int,

@@ -1,25 +1,22 @@
-"""The detector: frozen features, a flow on them, a score map, an image score, and thresholds."""
+"""The detector: frozen features, a trained scorer of them, and thresholds; how it is kept is here, too."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from clflow.errors import DataError, WeightsError
-from clflow.files import read_json, write_json
-from clflow.model.backbone import Backbone, find_weights
-from clflow.model.features import FeatureGrid
+from clflow.files import write_json
+from clflow.model.features import Features
 from clflow.model.flow import Flow
 from clflow.model.losses import anomaly_score
 from clflow.sections import Model
 
-WEIGHTS_FILE = "flow.safetensors"
+WEIGHTS_FILE = "scorer.safetensors"
 CONFIG_FILE = "config.json"
 
 
@@ -34,45 +31,51 @@ class Thresholds:
 
 
 class Detector(nn.Module):
-    """Frozen backbone plus trained flow.
+    """Frozen features plus what a method has trained on them.
 
     Args:
-        features: the feature grid.
-        flow: the trained flow, for ``features.channels`` channels.
+        method: name of the method.
+        features: what the scorer sees of an image.
+        scorer: features of B images to score maps (B, h, w) and image scores (B,).
         model: the parameters both were built from.
-        seed: the seed the flow was built with.
+        seed: the seed the scorer was built with.
         image_size: side in pixels of the square images it was trained on.
         thresholds: image and pixel thresholds.
     """
 
     def __init__(
         self,
-        features: FeatureGrid,
-        flow: Flow,
+        method: str,
+        features: Features,
+        scorer: nn.Module,
         model: Model,
         seed: int,
         image_size: int,
         thresholds: Thresholds,
     ):
         super().__init__()
-        self.features, self.flow = features, flow
+        self.method, self.features, self.scorer = method, features, scorer
         self.model, self.seed, self.image_size, self.thresholds = model, seed, image_size, thresholds
         self.eval()
 
     @torch.no_grad()
-    def forward(self, images_bhwc: Tensor) -> Tensor:
-        """Score maps (B, h, w), in nats per dimension, of RGB images (B, H, W, 3) uint8."""
-        return score_maps(self.flow, self.features.of_images(images_bhwc))
+    def forward(self, images_bhwc: Tensor) -> tuple[Tensor, Tensor]:
+        """Score maps (B, h, w) and image scores (B,) of RGB images (B, H, W, 3) uint8."""
+        return self.scorer(self.features.of_images(images_bhwc))
 
-    def image_scores(self, maps_bhw: Tensor) -> Tensor:
-        """Image scores (B,) of score maps."""
-        return pool_scores(maps_bhw, self.model.top_fraction)
+    def parameter_count(self) -> int:
+        """Trainable parameters: what the method adds to the backbone."""
+        return sum(p.numel() for p in self.scorer.parameters() if p.requires_grad)
 
     def save(self, folder: Path) -> None:
-        """Write the flow as safetensors and all else as JSON. The backbone is named, with a digest, not stored."""
-        save_file(self.flow.state_dict(), folder / WEIGHTS_FILE)
+        """Write the scorer as safetensors and all else as JSON. The backbone is named, with a digest, not stored."""
+        save_file(
+            {name: tensor.contiguous() for name, tensor in self.scorer.state_dict().items()}, folder / WEIGHTS_FILE
+        )
         config: dict[str, Any] = {
+            "method": self.method,
             "model": self.model.model_dump(mode="json"),
+            "features": list(self.features.identity),
             "backbone_digest": self.features.backbone.digest(),
             "seed": self.seed,
             "image_size": self.image_size,
@@ -80,35 +83,23 @@ class Detector(nn.Module):
         }
         write_json(folder / CONFIG_FILE, config)
 
-    @classmethod
-    def load(cls, folder: Path, features: FeatureGrid | None = None) -> Detector:
-        """Read what `save` wrote.
 
-        Args:
-            folder: of the detector.
-            features: the feature grid of another detector of the same backbone, to share it.
+class FlowScorer(nn.Module):
+    """Scores positions by their likelihood under a flow, and an image by its highest positions.
 
-        Raises:
-            DataError: the folder holds no detector.
-            WeightsError: the backbone's weights are missing or are not those of the training.
-        """
-        try:
-            config = read_json(folder / CONFIG_FILE)
-            state = load_file(folder / WEIGHTS_FILE)
-        except FileNotFoundError as error:
-            raise DataError(f"{folder} holds no trained detector ({Path(error.filename).name} is missing).") from None
-        model = Model.model_validate_json(json.dumps(config["model"]))
-        if features is None:
-            backbone = Backbone(find_weights(model.backbone, model.weights), model.strides)
-            features = FeatureGrid(backbone, model.grid, model.pool)
-        if features.backbone.digest() != config["backbone_digest"]:
-            raise WeightsError(
-                f"the weights of {model.backbone} from {model.weights!r} are not those that {folder} was trained with; "
-                "install the same weights or train again."
-            )
-        flow = build_flow(model, features.channels, config["seed"])
-        flow.load_state_dict(state)
-        return cls(features, flow, model, config["seed"], config["image_size"], Thresholds(**config["thresholds"]))
+    Args:
+        flow: for the channels of the feature grid.
+        top_fraction: share of the positions that an image score is the mean of.
+    """
+
+    def __init__(self, flow: Flow, top_fraction: float):
+        super().__init__()
+        self.flow, self.top_fraction = flow, top_fraction
+
+    def forward(self, features_bhwc: Tensor) -> tuple[Tensor, Tensor]:
+        """Score maps (B, h, w), in nats per dimension, and image scores (B,) of feature grids."""
+        maps_bhw = score_maps(self.flow, features_bhwc)
+        return maps_bhw, pool_scores(maps_bhw, self.top_fraction)
 
 
 def build_flow(model: Model, channels: int, seed: int) -> Flow:

@@ -1,4 +1,4 @@
-"""The feature grid: several backbone levels, pooled over their neighbourhood, on one grid."""
+"""What a method sees of an image: levels of the frozen backbone, on one grid or each on its own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,30 @@ from torch import Tensor, nn
 from clflow.model.backbone import Backbone
 
 
-class FeatureGrid(nn.Module):
+class Features(nn.Module):
+    """Frozen features of images, cut as a method wants them.
+
+    Args:
+        backbone: the frozen backbone, cut after the last stride that is used.
+        grid: stride of the grid that surrogate annotations are counted on.
+    """
+
+    def __init__(self, backbone: Backbone, grid: int):
+        super().__init__()
+        self.backbone = backbone
+        self.grid = grid
+
+    @property
+    def identity(self) -> tuple[object, ...]:
+        """All that determines the features, but for the backbone's weights; JSON-able."""
+        return type(self).__name__, *self.backbone.strides, self.grid
+
+    def of_images(self, images_bhwc: Tensor) -> Tensor:
+        """Features of RGB images (B, H, W, 3) uint8, as they are read."""
+        return self(images_bhwc.permute(0, 3, 1, 2).to(torch.float32) / 255)
+
+
+class FeatureGrid(Features):
     """Concatenated, locally averaged features of all levels on the grid of one of them.
 
     Finer levels are averaged over each position of the grid, coarser ones interpolated.
@@ -21,11 +44,15 @@ class FeatureGrid(nn.Module):
     """
 
     def __init__(self, backbone: Backbone, grid: int, pool: int):
-        super().__init__()
-        self.backbone = backbone
+        super().__init__(backbone, grid)
         self.level = backbone.strides.index(grid)
         self.pool = pool
         self.channels = sum(backbone.channels)
+
+    @property
+    def identity(self) -> tuple[object, ...]:
+        """See `Features.identity`."""
+        return *super().identity, self.pool
 
     @torch.no_grad()
     def forward(self, images_bchw: Tensor) -> Tensor:
@@ -40,6 +67,20 @@ class FeatureGrid(nn.Module):
         ]
         return torch.cat(levels, dim=1).permute(0, 2, 3, 1)
 
-    def of_images(self, images_bhwc: Tensor) -> Tensor:
-        """Features (B, h, w, C) of RGB images (B, H, W, 3) uint8, as they are read."""
-        return self(images_bhwc.permute(0, 3, 1, 2).to(torch.float32) / 255)
+
+class Levels(Features):
+    """The levels as they are, each with its own grid, one behind the other in a row per image."""
+
+    @torch.no_grad()
+    def forward(self, images_bchw: Tensor) -> Tensor:
+        """Features (B, 1, 1, N) of square RGB images in [0, 1]; N counts all values of all levels."""
+        return torch.cat([level.flatten(1) for level in self.backbone(images_bchw)], dim=1)[:, None, None]
+
+    def split(self, features_b11n: Tensor, image_size: int) -> list[Tensor]:
+        """The levels (B, C_i, h_i, h_i), finest first, of what `forward` returned for images of that size."""
+        shapes = [
+            (channels, image_size // stride, image_size // stride)
+            for channels, stride in zip(self.backbone.channels, self.backbone.strides, strict=True)
+        ]
+        parts = features_b11n.flatten(1).split([c * h * w for c, h, w in shapes], dim=1)
+        return [part.unflatten(1, shape) for part, shape in zip(parts, shapes, strict=True)]

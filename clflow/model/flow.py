@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import FrEIA.framework as ff
 import FrEIA.modules as fm
-import numpy as np
 import torch
 from torch import Tensor, nn
+
+from clflow.randomness import seeded
 
 _CLAMP = 2.0  # bound of the log-scale of one affine coupling
 _SHRINKAGE = 0.1  # added to every variance of the standardised features before they are whitened
@@ -52,9 +53,7 @@ class Flow(nn.Module):
             nn.init.zeros_(last.bias)
             return nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), last)
 
-        numpy_state = np.random.get_state()  # FrEIA seeds NumPy's global generator for its permutations
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):  # FrEIA seeds NumPy's global generator for its permutations
             self.net = ff.SequenceINN(channels)
             for step in range(coupling_steps):
                 self.net.append(fm.PermuteRandom, seed=seed * coupling_steps + step)
@@ -62,7 +61,6 @@ class Flow(nn.Module):
                     self.net.append(fm.NICECouplingBlock, subnet_constructor=subnet)
                 else:
                     self.net.append(fm.GLOWCouplingBlock, subnet_constructor=subnet, clamp=_CLAMP)
-        np.random.set_state(numpy_state)
         self.log_scale = nn.Parameter(torch.zeros(channels))
 
     def whiten(self, mean_c: Tensor, covariance_cc: Tensor) -> None:

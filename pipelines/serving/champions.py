@@ -12,10 +12,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from clflow.files import read_json
-from clflow.model.detector import CONFIG_FILE, Detector, score_maps
-from clflow.model.features import FeatureGrid
-from clflow.sections import Model
+from clflow.methods import load_detector
+from clflow.model.detector import Detector
+from clflow.model.features import Features
 from pipelines import watch
 from pipelines.models import SCHEME, champion_version, download, registered_name
 from pipelines.serving.messages import State
@@ -80,40 +79,28 @@ class Champions:
         with tempfile.TemporaryDirectory() as into:
             folder = download(f"{SCHEME}{name}/{version}", self._uri, Path(into))
             watched = watch.Model.of_folder(folder)
-            detector = Detector.load(folder, self._shared_features(folder)).to(self._device)
+            shared = [champion.detector.features for champion in self._loaded.values()]
+            detector = load_detector(folder, shared).to(self._device)
         return Champion(name, version, datetime.now(UTC), detector, watched)
-
-    def _shared_features(self, folder: Path) -> FeatureGrid | None:
-        """The feature grid of a loaded champion that fits the detector in ``folder``, so that one is in memory."""
-        wanted = _features_of(Model.model_validate(read_json(folder / CONFIG_FILE)["model"], strict=False))
-        for champion in self._loaded.values():
-            if _features_of(champion.detector.model) == wanted:
-                return champion.detector.features
-        return None
 
 
 def score(champions: Sequence[Champion], images: Sequence[np.ndarray]) -> list[tuple[float, np.ndarray]]:
     """Image score and score map (h, w) of each image, (S, S, 3) uint8, by its champion.
 
-    Images whose champions share a feature grid and a size go through the backbone together, whatever their category.
+    Images whose champions share their features and a size go through the backbone together, whatever their category.
     """
-    batches: dict[tuple[FeatureGrid, int], list[int]] = {}
+    batches: dict[tuple[Features, int], list[int]] = {}
     for i, champion in enumerate(champions):
         detector = champion.detector
         batches.setdefault((detector.features, detector.image_size), []).append(i)
     results: dict[int, tuple[float, np.ndarray]] = {}
     with torch.inference_mode():
-        for (grid, _), members in batches.items():
+        for (shared, _), members in batches.items():
             pixels = torch.from_numpy(np.stack([images[i] for i in members]))
-            features = grid.of_images(pixels.to(grid.backbone.mean.device))
+            features = shared.of_images(pixels.to(shared.backbone.mean.device))
             for detector in {champions[i].detector for i in members}:
                 places = [place for place, i in enumerate(members) if champions[i].detector is detector]
-                maps = score_maps(detector.flow, features[places])
-                scored = zip(detector.image_scores(maps).tolist(), maps.cpu().numpy(), strict=True)
+                maps, image_scores = detector.scorer(features[places])
+                scored = zip(image_scores.tolist(), maps.cpu().numpy(), strict=True)
                 results.update(zip((members[place] for place in places), scored, strict=True))
     return [results[i] for i in range(len(images))]
-
-
-def _features_of(model: Model) -> tuple[object, ...]:
-    """All that a feature grid is made from."""
-    return model.backbone, model.weights, model.strides, model.pool

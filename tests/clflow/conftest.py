@@ -10,5 +10,5 @@ from clflow.model.features import FeatureGrid
 
 @pytest.fixture(scope="session")
 def grid() -> FeatureGrid:
-    """EfficientNet-Lite0's strides 8 and 16, pooled 3 x 3; not to be changed."""
+    """EfficientNet-Lite0's strides 4, 8 and 16 on the grid of 8; not to be changed."""
     return FeatureGrid(Backbone(find_weights("tf_efficientnet_lite0", "offline"), (4, 8, 16)), grid=8, pool=1)

@@ -11,9 +11,8 @@ import torch
 
 from clflow.cache import FeatureCache
 from clflow.errors import DataError, DivergenceError
-from clflow.fit import Save, Worker, fit, held_out_maps, run, thresholds
+from clflow.fit import Save, Worker, fit, run, score_features, thresholds
 from clflow.fitdata import FitData, load_fit_data
-from clflow.model.detector import pool_scores
 from clflow.params import Params, load
 from clflow.sections import Loss, Model, Train
 
@@ -119,15 +118,17 @@ def test_training_lowers_the_loss_and_separates(data: FitData, model: Model, los
     longer = train.model_copy(update={"steps": 60})
     flow, history = run(fit(data, model, loss, longer, 0, ALONE), ignore)
     assert history[-1]["likelihood"] < history[0]["likelihood"]
-    normal, synthetic = held_out_maps(flow, data, ALONE.device)
+    (normal, _), (synthetic, _) = (
+        score_features(flow, features, ALONE.device) for features in (data.held_out_normal, data.held_out_synthetic)
+    )
     assert synthetic[:, 1:3, 1:3].mean() > normal.mean() + 1
 
 
 def test_thresholds_are_those_of_held_out_normals(data: FitData, model: Model, loss: Loss, train: Train):
     flow, _ = run(fit(data, model, loss, train, 0, ALONE), ignore)
-    limits = thresholds(flow, data, model, 0.9, ALONE.device)
-    normal, _ = held_out_maps(flow, data, ALONE.device)
-    assert (pool_scores(normal, model.top_fraction) > limits.image).sum() == 2
+    limits = thresholds(flow, data, 0.9, ALONE.device)
+    _, image_scores = score_features(flow, data.held_out_normal, ALONE.device)
+    assert (image_scores > limits.image).sum() == 2
     assert limits.pixel >= limits.image
 
 

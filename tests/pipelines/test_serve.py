@@ -26,7 +26,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from clflow.data.images import open_rgb, squash
 from clflow.errors import ClflowError
-from clflow.model.detector import Detector
+from clflow.methods import load_detector
 from pipelines import serve
 from pipelines.models import CHAMPION, registered_name
 from pipelines.watch import Model, Watch
@@ -114,9 +114,9 @@ def defect(trained: Trained, category: str = "disc") -> bytes:
 
 def score_of(folder: Path, image: bytes) -> float:
     """What the detector in a folder says of an image."""
-    detector = Detector.load(folder)
+    detector = load_detector(folder)
     pixels = squash(open_rgb(io.BytesIO(image)), detector.image_size)
-    return float(detector.image_scores(detector(torch.from_numpy(pixels[None]))))
+    return float(detector(torch.from_numpy(pixels[None]))[1])
 
 
 @pytest.mark.parametrize("category", tiny.CATEGORIES)

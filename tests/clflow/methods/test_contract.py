@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -13,11 +16,14 @@ from clflow.data.images import read_image
 from clflow.data.layout import scan
 from clflow.data.manifest import category_rows
 from clflow.errors import ParameterError
-from clflow.fit import Worker, run
+from clflow.fit import Worker, run, score_features
 from clflow.fitdata import FitData, load_fit_data
-from clflow.methods import METHODS, find_method
+from clflow.methods import METHODS, find_method, load_detector
+from clflow.methods.peers import farthest_points
+from clflow.methods.protocol import Method
+from clflow.model.backbone import find_weights
 from clflow.model.detector import Detector
-from clflow.model.features import FeatureGrid
+from clflow.model.features import Features
 from clflow.params import Params, load
 from clflow.synthesis.category import synthesize_category
 from tests import tiny
@@ -32,12 +38,14 @@ def params(tiny_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Param
 
 
 @pytest.fixture(scope="module")
-def data(tiny_source: Path, params: Params, grid: FeatureGrid, tmp_path_factory: pytest.TempPathFactory) -> FitData:
-    folder = tmp_path_factory.mktemp("method")
-    rows = category_rows(scan(tiny_source, "disc", "good", True), "disc", "train")
-    synthesize_category(tiny_source, rows, params, folder / "disc")
-    cache = FeatureCache(folder / "cache", 1)
-    return load_fit_data(grid, rows, tiny_source, folder / "disc", params, cache, "offline", ALONE.device)
+def synthetic(tiny_source: Path, params: Params, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("synthetic")
+    synthesize_category(tiny_source, rows(tiny_source), params, folder / "disc")
+    return folder / "disc"
+
+
+def rows(source: Path) -> pd.DataFrame:
+    return category_rows(scan(source, "disc", "good", True), "disc", "train")
 
 
 @pytest.fixture(scope="module")
@@ -52,34 +60,89 @@ def scenes(tiny_source: Path) -> tuple[torch.Tensor, torch.Tensor]:
     return good, bad
 
 
-@pytest.mark.parametrize("name", METHODS)
-class TestMethod:
-    def fit(self, name: str, data: FitData, params: Params, grid: FeatureGrid, seed: int = 0) -> Detector:
-        return run(find_method(name).fit(grid, data, params, seed, ALONE), lambda point, save: None)[0]
+@dataclass(frozen=True)
+class Prepared:
+    """A method with all that it needs to train on the tiny dataset."""
 
-    def test_scores_defects_higher(self, name, data, params, grid, scenes):
-        detector = self.fit(name, data, params, grid)
-        good, bad = (detector.image_scores(detector(images)) for images in scenes)
-        assert bad.min() > good.max()
-        assert torch.isfinite(detector(scenes[1])).all()
+    method: Method
+    features: Features
+    data: FitData
+    params: Params
 
-    def test_same_seed_same_scores(self, name, data, params, grid, scenes):
-        first, second, other = (self.fit(name, data, params, grid, seed)(scenes[0]) for seed in (0, 0, 1))
-        assert torch.equal(first, second)
-        assert not torch.equal(first, other)
-
-    def test_survives_a_round_trip(self, name, data, params, grid, scenes, tmp_path):
-        detector = self.fit(name, data, params, grid)
-        detector.save(tmp_path)
-        assert torch.equal(Detector.load(tmp_path)(scenes[1]), detector(scenes[1]))
-
-    def test_reports_curves_and_calibrates_without_scenes(self, name, data, params, grid):
+    def fit(self, seed: int = 0) -> tuple[Detector, list[dict[str, float]], list[dict[str, float]]]:
+        """The detector, its learning curves, and what was reported."""
         points: list[dict[str, float]] = []
-        detector, history = run(
-            find_method(name).fit(grid, data, params, 0, ALONE), lambda point, save: points.append(point)
-        )
-        assert points == history and [point["step"] for point in points] == [30, 60]
-        assert np.isfinite([detector.thresholds.image, detector.thresholds.pixel]).all()
+        training = self.method.fit(self.features, self.data, self.params, seed, ALONE)
+        return *run(training, lambda point, save: points.append(point)), points
+
+
+@pytest.fixture(scope="module", params=METHODS)
+def prepared(
+    request: pytest.FixtureRequest,
+    tiny_source: Path,
+    params: Params,
+    synthetic: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Prepared:
+    method = find_method(request.param)
+    features = method.features(find_weights(params.model.backbone, params.model.weights), params.model)
+    cache = FeatureCache(tmp_path_factory.mktemp("cache"), 1)
+    data = load_fit_data(features, rows(tiny_source), tiny_source, synthetic, params, cache, "offline", ALONE.device)
+    return Prepared(method, features, data, params)
+
+
+@pytest.fixture(scope="module")
+def fitted(prepared: Prepared) -> tuple[Detector, list[dict[str, float]], list[dict[str, float]]]:
+    return prepared.fit()
+
+
+@pytest.fixture(scope="module")
+def detector(fitted) -> Detector:
+    return fitted[0]
+
+
+class TestMethod:
+    def test_scores_defects_higher(self, detector, scenes):
+        (_, good), (maps, bad) = (detector(images) for images in scenes)
+        assert bad.min() > good.max()
+        assert maps.isfinite().all() and maps.ndim == 3
+
+    def test_seed_determines_scores(self, prepared, detector, scenes):
+        again, other = (prepared.fit(seed)[0](scenes[0])[0] for seed in (0, 1))
+        assert torch.equal(detector(scenes[0])[0], again)
+        assert not torch.equal(again, other)
+
+    def test_survives_a_round_trip(self, detector, scenes, tmp_path):
+        detector.save(tmp_path)
+        torch.testing.assert_close(load_detector(tmp_path)(scenes[1]), detector(scenes[1]), rtol=0, atol=0)
+
+    def test_reports_curves_and_calibrates_without_scenes(self, prepared, fitted):
+        detector, history, points = fitted
+        steps = [point["step"] for point in points]
+        assert points == history and steps == sorted(set(steps)) and steps[0] > 0
+        assert {"step", "loss", "validation", "seconds"} <= history[-1].keys()
+        normal = score_features(detector.scorer, prepared.data.held_out_normal, ALONE.device)[1]
+        assert normal.min() <= detector.thresholds.image <= normal.max()
+        assert np.isfinite([detector.thresholds.pixel, detector.thresholds.typical]).all()
+
+
+def test_peers_are_told_to_be_installed(monkeypatch: pytest.MonkeyPatch, params: Params):
+    monkeypatch.setitem(sys.modules, "anomalib.models.image.patchcore.torch_model", None)
+    method = find_method("anomalib-patchcore")
+    features = method.features(find_weights(params.model.backbone, params.model.weights), params.model)
+    with pytest.raises(ParameterError, match=r"anomalib.*pip install 'clflow\[peers\]'"):
+        method.scorer(features, params.model, tiny.SIZE, 0)
+
+
+def test_coreset_is_that_of_the_plain_greedy_rule():
+    rows = torch.from_numpy(np.random.default_rng(0).normal(size=(60, 5)))
+    chosen, radius = farthest_points(rows, 8, first=3)
+    expected = [3]
+    for _ in range(7):
+        nearest = torch.cdist(rows, rows[expected]).min(dim=1).values
+        expected.append(int(nearest.argmax()))
+    assert chosen.tolist() == expected
+    assert radius == pytest.approx(float(torch.cdist(rows, rows[expected]).min(dim=1).values.max()))
 
 
 def test_unknown_method_is_refused():

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from clflow.errors import DataError, WeightsError
-from clflow.model.detector import Detector, Thresholds, build_flow, pool_scores
+from clflow.methods import load_detector
+from clflow.model.detector import Detector, FlowScorer, Thresholds, build_flow, pool_scores
 from clflow.model.features import FeatureGrid
 from clflow.params import load
 
@@ -24,7 +25,8 @@ def detector(grid: FeatureGrid) -> Detector:
         for parameter in flow.parameters():
             if parameter.requires_grad:
                 parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
-    return Detector(grid, flow, model, 3, 64, Thresholds(1.5, 2.5, 0.5))
+    scorer = FlowScorer(flow, model.top_fraction)
+    return Detector("clflow", grid, scorer, model, 3, 64, Thresholds(1.5, 2.5, 0.5))
 
 
 def images(count: int = 2) -> torch.Tensor:
@@ -32,10 +34,10 @@ def images(count: int = 2) -> torch.Tensor:
 
 
 def test_maps_and_scores_have_their_shapes_and_images_do_not_mix(detector: Detector):
-    maps = detector(images())
-    assert maps.shape == (2, 8, 8)
-    torch.testing.assert_close(detector(images()[1:]), maps[1:], rtol=1e-4, atol=1e-4)
-    assert detector.image_scores(maps).shape == (2,)
+    maps, scores = detector(images())
+    assert maps.shape == (2, 8, 8) and scores.shape == (2,)
+    alone = detector(images()[1:])
+    torch.testing.assert_close(alone, (maps[1:], scores[1:]), rtol=1e-4, atol=1e-4)
 
 
 def test_image_score_is_the_mean_of_the_highest_share():
@@ -46,10 +48,18 @@ def test_image_score_is_the_mean_of_the_highest_share():
 
 def test_round_trip_gives_the_same_scores(detector: Detector, tmp_path: Path):
     detector.save(tmp_path)
-    loaded = Detector.load(tmp_path)
-    assert torch.equal(loaded(images()), detector(images()))
+    loaded = load_detector(tmp_path)
+    torch.testing.assert_close(loaded(images()), detector(images()), rtol=0, atol=0)
+    assert loaded.features is not detector.features
     assert loaded.thresholds == detector.thresholds
     assert {path.suffix for path in tmp_path.iterdir()} == {".safetensors", ".json"}
+
+
+def test_features_are_shared_with_detectors_that_see_the_same(detector: Detector, tmp_path: Path):
+    detector.save(tmp_path)
+    other = FeatureGrid(detector.features.backbone, grid=8, pool=3)
+    assert load_detector(tmp_path, [other, detector.features]).features is detector.features
+    assert load_detector(tmp_path, [other]).features is not other
 
 
 def test_other_backbone_weights_than_those_of_the_training_are_refused(detector: Detector, tmp_path: Path):
@@ -58,9 +68,9 @@ def test_other_backbone_weights_than_those_of_the_training_are_refused(detector:
     config["backbone_digest"] = "0" * 64
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(WeightsError, match="not those"):
-        Detector.load(tmp_path)
+        load_detector(tmp_path)
 
 
 def test_folder_without_a_detector_is_one_sentence(tmp_path: Path):
     with pytest.raises(DataError, match=r"config\.json is missing"):
-        Detector.load(tmp_path)
+        load_detector(tmp_path)
