@@ -31,7 +31,9 @@ from clflow.sections import Protocol
 from pipelines import cells
 from pipelines.cells import Cell
 
-COSTS = ("train_seconds", "params_added")
+COSTS = ("train_seconds", "params_added", "inference_ms")
+"""What a cell costs: its training, the trainable parameters beyond the backbone's, and the milliseconds per test image
+from pixels to scores, in the batches of the evaluation and beside whatever else ran."""
 MEAN = "mean"
 """What stands in place of a category in the leaderboard's rows over all categories of a dataset."""
 
@@ -206,7 +208,7 @@ def _measure_cells(
         except (ValueError, OSError, DataError) as error:
             name = f"{cell.dataset}/{cell.name}"
             raise CellError(f"The metrics of cell {name} cannot be computed: {error}") from error
-        recorded = read_cell(cell, workspace)
+        recorded = read_cell(cell, workspace) | read_json(scores_folder(cell, workspace) / cells.SCORED)
         yield {
             **asdict(cell),
             **{metric: metrics.get(metric, np.nan) for metric in METRICS},

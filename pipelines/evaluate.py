@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import ray
@@ -77,12 +81,16 @@ def _score_category(todo: list[Cell], workspace: Path, threads: int) -> float:
         detectors.append(load_detector(workspace / "runs" / cell.dataset / cell.name, shared).to(device))
     maps: list[list[np.ndarray]] = [[] for _ in todo]
     image_scores: list[list[np.ndarray]] = [[] for _ in todo]
+    spent: Counter[Any] = Counter()  # seconds, by features and by cell
     with torch.inference_mode():
         for images in image_batches([data / path for path in rows["path"]], detectors[0].image_size, _BATCH):
-            shared = {detector.features for detector in detectors}
-            features = {each: each.of_images(images.to(device)) for each in shared}
+            features = {}
+            for shared in {detector.features for detector in detectors}:
+                with _counted(spent, shared, device):
+                    features[shared] = shared.of_images(images.to(device))
             for i, detector in enumerate(detectors):
-                batch, scores = detector.scorer(features[detector.features])
+                with _counted(spent, todo[i], device):
+                    batch, scores = detector.scorer(features[detector.features])
                 maps[i].append(batch.cpu().numpy())
                 image_scores[i].append(scores.cpu().numpy())
     seconds = time.perf_counter() - begin
@@ -97,7 +105,17 @@ def _score_category(todo: list[Cell], workspace: Path, threads: int) -> float:
                     "key": cell.key,
                     "test_hash": data_hash(rows),
                     "code": source_hash(*CODE),
-                    "score_seconds": seconds / len(todo),
+                    "inference_ms": 1000 * (spent[detectors[i].features] + spent[cell]) / len(rows),
                 },
             )
     return seconds
+
+
+@contextmanager
+def _counted(spent: Counter[Any], what: object, device: torch.device) -> Iterator[None]:
+    """Add the seconds inside to what was spent on something."""
+    begin = time.perf_counter()
+    yield
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    spent[what] += time.perf_counter() - begin

@@ -40,17 +40,22 @@ For orientation only: **published elsewhere, not measured here; other backbones 
 another protocol (some choose the best epoch on test data). Percent, mean over the dataset's categories."""
 
 
-def markdown(table: pd.DataFrame, board: pd.DataFrame, params: Params, protocol: dict[str, Any]) -> str:
+def markdown(
+    table: pd.DataFrame, board: pd.DataFrame, gains: pd.DataFrame, params: Params, protocol: dict[str, Any]
+) -> str:
     """Render the report.
 
     Args:
         table: cells.csv.
         board: leaderboard.csv.
+        gains: see `pipelines.gains.gains`.
         params: what was asked for.
         protocol: protocol.json: the protocol and its hash.
     """
     blocks = [f"# Leaderboard: {params.benchmark.name}", _provenance(table, params, protocol), _METHOD_NOTE]
     blocks += ["![Image AUROC per category](plots/image_auroc.png)"]
+    blocks += ["![Accuracy against inference cost](plots/cost.png)"]
+    blocks += ["![Image scores of normal, defective and synthetic images](plots/image_scores.png)"]
     blocks += ["More: [galleries of best and worst cases](gallery/index.md), [learning curves](plots/history.png)."]
     for dataset in board["dataset"].unique():
         of_dataset = board.loc[board["dataset"] == dataset]
@@ -58,6 +63,7 @@ def markdown(table: pd.DataFrame, board: pd.DataFrame, params: Params, protocol:
         blocks += [f"## {dataset}", _all_metrics(of_dataset), _per_category(of_dataset, tuned)]
         if tuned:
             blocks.append(f"{_TUNED} tuned per category: this one has parameters of its own.")
+        blocks += _gains(gains.loc[gains["dataset"] == dataset], params.benchmark.seeds)
         blocks += _search(table.loc[table["dataset"] == dataset], params)
         anchors = [anchor for anchor in ANCHORS if anchor.dataset == dataset]
         if anchors:
@@ -95,11 +101,12 @@ def _all_metrics(of_dataset: pd.DataFrame) -> str:
             *(_percent(row, metric) for metric in TITLES),
             f"{row['params_added'] / 1e6:.2f} M",
             f"{row['train_seconds']:.0f} s",
+            f"{row['inference_ms']:.0f} ms",
         ]
         for _, row in of_dataset.loc[of_dataset["category"] == MEAN].iterrows()
         if row["n_seeds"] > 0
     ]
-    header = ["method", "seeds", *TITLES.values(), "added parameters", "training per cell"]
+    header = ["method", "seeds", *TITLES.values(), "added parameters", "training per cell", "inference per image"]
     return _table(header, "l" + "r" * (len(header) - 1), rows)
 
 
@@ -116,6 +123,27 @@ def _per_category(of_dataset: pd.DataFrame, tuned: set[str]) -> str:
         rows.append(row)
     titles = [f"{TITLES[metric]}<br>{method}" for metric in _PER_CATEGORY for method in methods]
     return _table(["category", *titles], "l" + "r" * len(titles), rows)
+
+
+def _gains(of_dataset: pd.DataFrame, seeds: tuple[int, ...]) -> list[str]:
+    if of_dataset.empty:
+        return []
+    method = of_dataset["method"].iloc[0]
+    rows = [
+        [
+            _category(row["category"], set()),
+            row["rival"],
+            f"{100 * row['gain']:+.2f}",
+            f"{100 * row['lower']:+.2f} to {100 * row['upper']:+.2f}",
+        ]
+        for row in of_dataset.to_dict("records")
+    ]
+    return [
+        f"### What {method} gains in image AUROC",
+        f"Percentage points over the other methods, mean of seeds {_listed(seeds)}, with 95 % intervals of a paired "
+        "bootstrap over the test images (classes resampled apart); an interval that spans zero shows no difference.",
+        _table(["category", "over", "gain", "95 % interval"], "llrr", rows),
+    ]
 
 
 def _search(of_dataset: pd.DataFrame, params: Params) -> list[str]:

@@ -18,6 +18,7 @@ from pipelines.aggregate import MEAN, read_scores
 from pipelines.cells import Cell
 
 _BINS = 20
+_KINDS = ("normal", "defective", "held-out normal", "synthetic")
 # Okabe and Ito's palette: told apart by the colour-blind too.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _STYLE: dict[Any, Any] = {
@@ -34,7 +35,8 @@ _STYLE: dict[Any, Any] = {
 
 
 def write(aggregated: list[Cell], board: pd.DataFrame, workspace: Path) -> None:
-    """Write reports/plots: roc.csv, image_scores.csv, history.csv, image_auroc.png and history.png.
+    """Write reports/plots: roc.csv, image_scores.csv, history.csv, and image_auroc.png, image_scores.png,
+    cost.png and history.png.
 
     The first two show the first seed of each category and method, the third every cell.
     """
@@ -45,12 +47,15 @@ def write(aggregated: list[Cell], board: pd.DataFrame, workspace: Path) -> None:
     history = pd.concat([_labelled(cell, _history(cell, workspace)) for cell in aggregated], ignore_index=True)
     with folder_atomically(workspace / "reports" / "plots") as folder:
         _write_csv(folder / "roc.csv", scores, roc)
-        _write_csv(folder / "image_scores.csv", scores, score_histogram)
+        images = {cell: _images(cell, of_cell, workspace) for cell, of_cell in scores.items()}
+        _write_csv(folder / "image_scores.csv", images, score_histogram)
         history.to_csv(folder / "history.csv", index=False, lineterminator="\n")
         with matplotlib.rc_context():
             matplotlib.rcdefaults()  # a person's own style must not change the report
             matplotlib.rcParams.update(_STYLE)
             _save(image_auroc_figure(board), folder / "image_auroc.png")
+            _save(scores_figure(images), folder / "image_scores.png")
+            _save(cost_figure(board), folder / "cost.png")
             _save(history_figure(history), folder / "history.png")
 
 
@@ -60,15 +65,46 @@ def roc(scores: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({"fpr": fpr, "tpr": tpr})
 
 
-def score_histogram(scores: pd.DataFrame) -> pd.DataFrame:
-    """Normal and defective images in each bin of the image score: columns image, image_score, count."""
-    edges = np.histogram_bin_edges(scores["image_score"], _BINS)
+def score_histogram(images: pd.DataFrame) -> pd.DataFrame:
+    """Images of each kind in each bin of the image score: columns image, image_score, count.
+
+    Args:
+        images: columns image, the kind, and image_score.
+    """
+    edges = np.histogram_bin_edges(images["image_score"], _BINS)
     centres = (edges[:-1] + edges[1:]) / 2
     parts = []
-    for label, image in enumerate(("normal", "defective")):
-        counts, _ = np.histogram(scores.loc[scores["label"] == label, "image_score"], edges)
+    for image in _KINDS:
+        counts, _ = np.histogram(images.loc[images["image"] == image, "image_score"], edges)
         parts.append(pd.DataFrame({"image": image, "image_score": centres, "count": counts}))
     return pd.concat(parts, ignore_index=True)
+
+
+def scores_figure(images: dict[Cell, pd.DataFrame]) -> Figure:
+    """How the first method's image scores are spread, a panel per category; see `score_histogram`.
+
+    On a logarithmic axis from the lowest score, for gross defects lie orders of magnitude beyond slight ones.
+    """
+    method = next(iter(images)).method
+    shown = {cell: table for cell, table in images.items() if cell.method == method}
+    columns = min(3, len(shown))
+    rows = -(-len(shown) // columns)
+    figure = Figure(figsize=(3.4 * columns, 2.3 * rows + 0.3), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False)
+    for panel, (cell, table) in zip(panels.flat, shown.items(), strict=False):
+        beyond = np.log10(1 + table["image_score"] - table["image_score"].min())
+        edges = np.histogram_bin_edges(beyond, _BINS)
+        for kind, colour in zip(_KINDS, _COLOURS, strict=False):
+            values = beyond[table["image"] == kind]
+            weights = np.full(len(values), 100 / max(len(values), 1))
+            panel.hist(values, edges, weights=weights, histtype="step", color=colour, linewidth=1.4, label=kind)
+        panel.set_title(f"{cell.dataset} {cell.category}, {method}")
+        panel.set_xlabel("log10(1 + score above the lowest)")
+        panel.set_ylabel("% of images")
+    for panel in panels.flat[len(shown) :]:
+        panel.set_visible(False)
+    _legend(figure, panels, loc="outside lower center", ncols=len(_KINDS))
+    return figure
 
 
 def image_auroc_figure(board: pd.DataFrame) -> Figure:
@@ -103,6 +139,31 @@ def image_auroc_figure(board: pd.DataFrame) -> Figure:
     return figure
 
 
+def cost_figure(board: pd.DataFrame) -> Figure:
+    """Accuracy against inference cost, means over the categories: a row per dataset, a panel per metric."""
+    means = board.loc[(board["category"] == MEAN) & (board["n_seeds"] > 0)]
+    metrics = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro_30": "AUPRO@0.3"}
+    datasets, methods = list(means["dataset"].unique()), list(board["method"].unique())
+    figure = Figure(figsize=(9, 2.9 * max(len(datasets), 1) + 0.3), layout="constrained")
+    panels = figure.subplots(max(len(datasets), 1), len(metrics), squeeze=False)
+    for row, dataset in zip(panels, datasets, strict=False):
+        of_dataset = means.loc[means["dataset"] == dataset]
+        for panel, (metric, title) in zip(row, metrics.items(), strict=True):
+            for point in of_dataset.to_dict("records"):
+                colour = _COLOURS[methods.index(point["method"]) % len(_COLOURS)]
+                panel.errorbar(
+                    point["inference_ms"],
+                    100 * point[f"{metric}_mean"],
+                    yerr=np.nan_to_num(100 * point[f"{metric}_std"]),
+                    **{"fmt": "o", "markersize": 5, "capsize": 2, "color": colour, "label": point["method"]},
+                )
+            panel.set_xscale("log")
+            panel.set_xlabel("ms per image")
+            panel.set_title(f"{dataset}: {title} in %")
+    _legend(figure, panels, loc="outside lower center", ncols=5)
+    return figure
+
+
 def history_figure(history: pd.DataFrame) -> Figure:
     """Learning curves, a panel per quantity: thin lines for categories, a thick one for their median."""
     known = ["dataset", "category", "method", "seed", "step", "seconds"]
@@ -115,9 +176,17 @@ def history_figure(history: pd.DataFrame) -> Figure:
         _learning_curves(panel, history, quantity)
     for panel in panels[len(quantities) :]:
         panel.set_visible(False)
-    drawn = {label: line for panel in panels for line, label in zip(*panel.get_legend_handles_labels(), strict=True)}
-    figure.legend(drawn.values(), drawn.keys(), loc="outside upper right", ncols=len(drawn))
+    _legend(figure, panels, loc="outside upper right", ncols=len(_COLOURS))
     return figure
+
+
+def _legend(figure: Figure, panels: np.ndarray, **style: Any) -> None:
+    """One legend for all panels."""
+    drawn = {}
+    for panel in panels.flat:
+        drawn |= {label: line for line, label in zip(*panel.get_legend_handles_labels(), strict=True)}
+    if drawn:
+        figure.legend(drawn.values(), drawn.keys(), **style)
 
 
 def _learning_curves(panel: Axes, history: pd.DataFrame, quantity: str) -> None:
@@ -131,6 +200,16 @@ def _learning_curves(panel: Axes, history: pd.DataFrame, quantity: str) -> None:
         panel.plot(curves.index, curves.median(axis=1), color=colour, linewidth=2, label=method)
     panel.set_title(quantity)
     panel.set_xlabel("step")
+
+
+def _images(cell: Cell, scores: pd.DataFrame, workspace: Path) -> pd.DataFrame:
+    """Test images and held-out ones: columns image, one of `_KINDS`, and image_score."""
+    held_out = pd.read_csv(workspace / "runs" / cell.dataset / cell.name / "held_out.csv")
+    parts = [
+        pd.DataFrame({"image": np.take(kinds, rows["label"]), "image_score": rows["image_score"]})
+        for rows, kinds in ((scores, _KINDS[:2]), (held_out, _KINDS[2:]))
+    ]
+    return pd.concat(parts, ignore_index=True)
 
 
 def _history(cell: Cell, workspace: Path) -> pd.DataFrame:

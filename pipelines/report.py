@@ -8,6 +8,7 @@ from clflow.files import read_json, write_atomically
 from clflow.params import Params
 from pipelines import gallery, plots
 from pipelines.aggregate import cells_of, read_table
+from pipelines.gains import gains
 from pipelines.leaderboard import markdown
 from pipelines.tracking import Tracker
 
@@ -24,7 +25,7 @@ def run(params: Params, workspace: Path) -> None:
     aggregated = cells_of(table)
     plots.write(aggregated, board, workspace)
     gallery.write(aggregated, params.protocol, workspace)
-    text = markdown(table, board, params, read_json(reports / "protocol.json"))
+    text = markdown(table, board, gains(aggregated, workspace), params, read_json(reports / "protocol.json"))
     with write_atomically(reports / "leaderboard.md") as temporary:
         temporary.write_text(text, encoding="utf-8")
 

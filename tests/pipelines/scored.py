@@ -78,12 +78,14 @@ class Scored:
         scores = scores.assign(image_score=rng.normal(size=len(rows)) + rows["label"])
         scores.to_csv(self.scores(cell) / "scores.csv", index=False)
         self.write_maps(cell, maps)
-        write_json(self.scores(cell) / "score.json", {"key": cell.key})
+        write_json(self.scores(cell) / "score.json", {"key": cell.key, "inference_ms": 12.5})
         self.runs(cell).mkdir(parents=True)
         history = {"step": [10, 20, 30], "loss": [3.0, 2.0, 1.0 + cell.seed]}
         if cell.method == "clflow":
             history["contrast"] = [1.0, 0.5, 0.25]
         pd.DataFrame(history).to_csv(self.runs(cell) / "history.csv", index=False)
+        held_out = {"label": [0, 0, 1], "image_score": [0.1, 0.2, 0.9]}
+        pd.DataFrame(held_out).to_csv(self.runs(cell) / "held_out.csv", index=False)
         write_json(
             self.runs(cell) / "cell.json",
             {

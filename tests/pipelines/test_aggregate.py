@@ -37,7 +37,7 @@ def table_of(rows: list[tuple[str, str, int, float]]) -> pd.DataFrame:
             {
                 **{"dataset": "d", "category": category, "method": method, "seed": seed, "train_images": 9},
                 **dict.fromkeys(METRICS, value),
-                **{"train_seconds": 10.0 * seed, "params_added": 7, "key": "k", "commit": "c"},
+                **{"train_seconds": 10.0 * seed, "params_added": 7, "inference_ms": 3.0, "key": "k", "commit": "c"},
                 **{"data_hash": "h", "tuned": False},
             }
             for category, method, seed, value in rows
@@ -55,7 +55,7 @@ def test_leaderboard_has_exactly_the_promised_columns_and_rows(aggregated: Score
         "pixel_auroc_mean", "pixel_auroc_std", "pixel_ap_mean", "pixel_ap_std",
         "pixel_f1max_mean", "pixel_f1max_std",
         "aupro_30_mean", "aupro_30_std", "aupro_05_mean", "aupro_05_std",
-        "train_seconds", "params_added",
+        "train_seconds", "params_added", "inference_ms",
     ]  # fmt: skip
     assert board[["category", "method"]].to_numpy().tolist() == [
         [category, method] for category in ("nut", "01", "mean") for method in ("clflow", "fastflow")

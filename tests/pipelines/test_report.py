@@ -13,8 +13,9 @@ from clflow.errors import DataError
 from clflow.files import file_sha256, read_json
 from clflow.params import Params
 from pipelines import gallery, report
-from pipelines.aggregate import aggregate, read_scores, read_table
+from pipelines.aggregate import aggregate, cells_of, read_scores, read_table
 from pipelines.anchors import ANCHORS
+from pipelines.gains import gains as compare
 from pipelines.leaderboard import markdown
 from pipelines.plots import roc, score_histogram
 from tests.pipelines.scored import Scored
@@ -44,10 +45,12 @@ def test_everything_is_written(reported: Scored) -> None:
         "leaderboard.csv",
         "leaderboard.md",
         "metrics.json",
+        "plots/cost.png",
         "plots/history.csv",
         "plots/history.png",
         "plots/image_auroc.png",
         "plots/image_scores.csv",
+        "plots/image_scores.png",
         "plots/roc.csv",
         "protocol.json",
     ]
@@ -63,7 +66,7 @@ def test_leaderboard_says_where_its_numbers_come_from(reported: Scored) -> None:
     assert "| seeds | 0, 1 |" in text
     assert "| cells | 8 of 8 |" in text
     assert "`wide_resnet50_2.tv_in1k`" in text
-    for link in ("plots/image_auroc.png", "gallery/index.md", "plots/history.png"):
+    for link in ("plots/image_auroc.png", "plots/cost.png", "gallery/index.md", "plots/history.png"):
         assert f"]({link})" in text
 
 
@@ -79,7 +82,7 @@ def test_leaderboard_prints_percent_and_marks_tuned_categories(reported: Scored)
 
 def test_tables_are_rectangular(reported: Scored) -> None:
     tables = [block.splitlines() for block in text_of(reported).split("\n\n") if block.startswith("|")]
-    assert len(tables) == 3
+    assert len(tables) == 4
     for table in tables:
         assert len({line.count("|") for line in table}) == 1
 
@@ -87,8 +90,14 @@ def test_tables_are_rectangular(reported: Scored) -> None:
 def test_published_numbers_are_marked_as_not_ours(reported: Scored) -> None:
     reports = reported.workspace / "reports"
     table, board = read_table(reports / "cells.csv"), read_table(reports / "leaderboard.csv")
-    table, board = table.assign(dataset="btad"), board.assign(dataset="btad")
-    text = markdown(table, board, reported.params, read_json(reports / "protocol.json"))
+    gained = compare(cells_of(table), reported.workspace).assign(dataset="btad")
+    text = markdown(
+        table.assign(dataset="btad"),
+        board.assign(dataset="btad"),
+        gained,
+        reported.params,
+        read_json(reports / "protocol.json"),
+    )
     own, published = text.split("### btad: published elsewhere, not measured here")
     assert "**published elsewhere, not measured here; other backbones and input sizes**" in published
     anchors = [anchor for anchor in ANCHORS if anchor.dataset == "btad"]
@@ -97,6 +106,22 @@ def test_published_numbers_are_marked_as_not_ours(reported: Scored) -> None:
         assert any(anchor.source in line and str(anchor.image_auroc) in line for line in published.splitlines())
         assert anchor.source not in own
     assert "published elsewhere" not in text_of(reported)  # nobody has published on "parts"
+
+
+def test_gains_are_differences_of_the_same_images_and_seeds(reported: Scored) -> None:
+    table = read_table(reported.workspace / "reports" / "cells.csv")
+    gained = compare(cells_of(table), reported.workspace)
+    assert gained[["category", "method", "rival"]].to_numpy().tolist() == [
+        [category, "clflow", "fastflow"] for category in ("01", "nut", "mean")
+    ]
+    mean = table.pivot_table(index="category", columns="method", values="image_auroc").to_dict()
+    for row in gained.iloc[:2].to_dict("records"):
+        expected = mean["clflow"][row["category"]] - mean["fastflow"][row["category"]]
+        assert row["gain"] == pytest.approx(expected)
+        assert row["lower"] < row["gain"] < row["upper"]
+    assert gained["gain"].iloc[2] == pytest.approx(gained["gain"].iloc[:2].mean())
+    line = next(line for line in text_of(reported).splitlines() if line.startswith("| **mean** | fastflow |"))
+    assert f"{100 * gained['gain'].iloc[2]:+.2f}" in line
 
 
 def test_an_incomplete_table_says_so(tmp_path: Path) -> None:
@@ -130,8 +155,9 @@ def test_roc_encloses_the_area_of_the_metric(reported: Scored) -> None:
 
 def test_histogram_counts_every_image_once(reported: Scored) -> None:
     scores, _ = read_scores(reported.cells[0], reported.workspace)
-    counts = score_histogram(scores).pivot_table(index="image", values="count", aggfunc="sum")
-    assert counts["count"].to_dict() == {"normal": 6, "defective": 6}
+    images = pd.DataFrame({"image": np.take(["normal", "synthetic"], scores["label"]), **scores[["image_score"]]})
+    counts = score_histogram(images).pivot_table(index="image", values="count", aggfunc="sum")
+    assert counts["count"].to_dict() == {"normal": 6, "synthetic": 6, "defective": 0, "held-out normal": 0}
 
 
 def test_plot_data_names_every_curve(reported: Scored) -> None:
@@ -178,7 +204,8 @@ def test_search_is_judged_by_pairs_of_the_same_seed(reported: Scored) -> None:
     note = {"objective": "validation", "default": None, "found": 0.87654321}
     tree["tuned"] = {"search": {"parts (01, nut)": note}, "parameters": {}, "overrides": {}}
     params = Params.model_validate_json(json.dumps(tree))
-    text = markdown(table, board, params, read_json(reports / "protocol.json"))
+    no_gains = compare([], reported.workspace)
+    text = markdown(table, board, no_gains, params, read_json(reports / "protocol.json"))
     section = text.split("### What search brought: clflow-tuned against clflow")[1]
     assert "parts (01, nut): validation unknown by default, 0.8765 found" in section
     scores = {(row["method"], row["category"], row["seed"]): row["image_auroc"] for _, row in table.iterrows()}

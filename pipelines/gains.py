@@ -1,0 +1,63 @@
+"""What the first method of a benchmark gains over the others, and how sure that is on this many test images."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import roc_auc_score
+
+from clflow.bootstrap import draw_counts, resampled_auroc
+from pipelines.aggregate import MEAN, read_scores
+from pipelines.cells import Cell
+
+_INTERVAL = (0.025, 0.975)
+_COLUMNS = ("dataset", "category", "method", "rival", "gain", "lower", "upper")
+
+
+def gains(aggregated: list[Cell], workspace: Path) -> pd.DataFrame:
+    """Differences in image AUROC between the first method and each other, averaged over the seeds that both have.
+
+    Test images are resampled, the same for both methods and all seeds; so an interval says what other test images
+    might have given, and not what other seeds might. The rows of category "mean" average the categories.
+
+    Returns:
+        columns dataset, category, method, rival, gain, and the bounds lower and upper of a 95 % interval.
+    """
+    rows = []
+    for dataset, of_dataset in groupby(aggregated, key=lambda cell: cell.dataset):
+        resampled: dict[str, list[np.ndarray]] = {}
+        point: dict[str, list[float]] = {}
+        for category, group in groupby(of_dataset, key=lambda cell: cell.category):
+            cells = list(group)
+            method = cells[0].method
+            first, *others = _drawn(cells, workspace).items()
+            for rival, draws in others:
+                seeds = first[1].keys() & draws.keys()
+                difference = np.mean([first[1][seed] - draws[seed] for seed in seeds], axis=0)
+                rows.append(_row(dataset, category, method, rival, difference[0], difference[1:]))
+                point.setdefault(rival, []).append(difference[0])
+                resampled.setdefault(rival, []).append(difference[1:])
+        for rival, differences in resampled.items():
+            rows.append(_row(dataset, MEAN, method, rival, np.mean(point[rival]), np.mean(differences, axis=0)))
+    return pd.DataFrame(rows, columns=list(_COLUMNS))
+
+
+def _drawn(cells: list[Cell], workspace: Path) -> dict[str, dict[int, np.ndarray]]:
+    """By method and seed: the AUROC of the test set, and after it those of the resamples."""
+    drawn: dict[str, dict[int, np.ndarray]] = {}
+    counts = None
+    for cell in cells:
+        table = read_scores(cell, workspace)[0]
+        labels, scores = table["label"].to_numpy(), table["image_score"].to_numpy()
+        if counts is None:
+            counts = draw_counts(labels, seed=0)
+        auroc = [roc_auc_score(labels, scores), *resampled_auroc(labels, scores, counts)]
+        drawn.setdefault(cell.method, {})[cell.seed] = np.array(auroc)
+    return drawn
+
+
+def _row(dataset: str, category: str, method: str, rival: str, gain: float, differences: np.ndarray) -> list[object]:
+    return [dataset, category, method, rival, float(gain), *map(float, np.quantile(differences, _INTERVAL))]
