@@ -41,7 +41,8 @@ def gains(aggregated: list[Cell], workspace: Path) -> pd.DataFrame:
                 point.setdefault(rival, []).append(difference[0])
                 resampled.setdefault(rival, []).append(difference[1:])
         for rival, differences in resampled.items():
-            rows.append(_row(dataset, MEAN, method, rival, np.mean(point[rival]), np.mean(differences, axis=0)))
+            mean = np.mean(differences, axis=0)
+            rows.append(_row(dataset, MEAN, method, rival, float(np.mean(point[rival])), mean))
     return pd.DataFrame(rows, columns=list(_COLUMNS))
 
 

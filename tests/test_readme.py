@@ -56,7 +56,9 @@ def test_example_of_own_images_fits_the_schema(tmp_path: Path):
     assert params.data["folder"].categories == ("housing", "seal")
 
 
-@pytest.mark.parametrize("path", ["params.yaml", "pipelines/demo.yaml", "reports/real/params.yaml"])
+@pytest.mark.parametrize(
+    "path", ["params.yaml", "pipelines/demo.yaml", "reports/real/params.yaml", "reports/real/ablation.yaml"]
+)
 def test_parameter_files_of_the_project_fit_the_schema(path: str):
     load(ROOT / path)
 
