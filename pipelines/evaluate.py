@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import ray
@@ -81,7 +80,7 @@ def _score_category(todo: list[Cell], workspace: Path, threads: int) -> float:
         detectors.append(load_detector(workspace / "runs" / cell.dataset / cell.name, shared).to(device))
     maps: list[list[np.ndarray]] = [[] for _ in todo]
     image_scores: list[list[np.ndarray]] = [[] for _ in todo]
-    spent: Counter[Any] = Counter()  # seconds, by features and by cell
+    spent: defaultdict[object, float] = defaultdict(float)  # seconds, by features and by cell
     with torch.inference_mode():
         for images in image_batches([data / path for path in rows["path"]], detectors[0].image_size, _BATCH):
             features = {}
@@ -112,7 +111,7 @@ def _score_category(todo: list[Cell], workspace: Path, threads: int) -> float:
 
 
 @contextmanager
-def _counted(spent: Counter[Any], what: object, device: torch.device) -> Iterator[None]:
+def _counted(spent: defaultdict[object, float], what: object, device: torch.device) -> Iterator[None]:
     """Add the seconds inside to what was spent on something."""
     begin = time.perf_counter()
     yield

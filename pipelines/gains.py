@@ -28,21 +28,19 @@ def gains(aggregated: list[Cell], workspace: Path) -> pd.DataFrame:
     """
     rows = []
     for dataset, of_dataset in groupby(aggregated, key=lambda cell: cell.dataset):
-        resampled: dict[str, list[np.ndarray]] = {}
-        point: dict[str, list[float]] = {}
+        differences: dict[tuple[str, str], list[np.ndarray]] = {}
         for category, group in groupby(of_dataset, key=lambda cell: cell.category):
-            cells = list(group)
-            method = cells[0].method
-            first, *others = _drawn(cells, workspace).items()
+            (method, own), *others = _drawn(list(group), workspace).items()
             for rival, draws in others:
-                seeds = first[1].keys() & draws.keys()
-                difference = np.mean([first[1][seed] - draws[seed] for seed in seeds], axis=0)
+                seeds = own.keys() & draws.keys()
+                if not seeds:
+                    continue  # of an incomplete table
+                difference = np.mean([own[seed] - draws[seed] for seed in seeds], axis=0)
                 rows.append(_row(dataset, category, method, rival, difference[0], difference[1:]))
-                point.setdefault(rival, []).append(difference[0])
-                resampled.setdefault(rival, []).append(difference[1:])
-        for rival, differences in resampled.items():
-            mean = np.mean(differences, axis=0)
-            rows.append(_row(dataset, MEAN, method, rival, float(np.mean(point[rival])), mean))
+                differences.setdefault((method, rival), []).append(difference)
+        for (method, rival), of_categories in differences.items():
+            mean = np.mean(of_categories, axis=0)
+            rows.append(_row(dataset, MEAN, method, rival, mean[0], mean[1:]))
     return pd.DataFrame(rows, columns=list(_COLUMNS))
 
 
