@@ -42,8 +42,7 @@ def run(params: Params, dataset: str, workspace: Path) -> None:
     """Bring ``synthetic/<dataset>`` of the workspace up to date, categories side by side; print a line for each.
 
     A category, or a variant of it with another synthesis, whose key is unchanged is not touched, one that is no
-    longer asked for is removed. A relative
-    texture folder is one in the workspace.
+    longer asked for is removed. A relative texture folder is one in the workspace.
 
     Raises:
         ParameterError: the parameters do not describe the dataset.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -53,7 +54,7 @@ class Scorer(nn.Module):
 
 
 @dataclass(frozen=True)
-class Peer:
+class Peer(ABC):
     """What the peers share. One process trains, and an interrupted training begins again."""
 
     name: str
@@ -69,13 +70,13 @@ class Peer:
         with _anomalib(), seeded(seed):
             return self.build(features, image_size)
 
+    @abstractmethod
     def build(self, levels: Levels, image_size: int) -> Scorer:
         """The untrained scorer, drawing from the global generators."""
-        raise NotImplementedError
 
+    @abstractmethod
     def train(self, scorer: Any, data: FitData, seed: int, device: torch.device) -> Iterator[dict[str, float]]:
         """Train the scorer in place; yields ``step`` and figures at least once, the last time when it is done."""
-        raise NotImplementedError
 
     def fit(
         self,

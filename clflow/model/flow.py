@@ -89,7 +89,3 @@ class Flow(nn.Module):
         white_nc, logdet = self.net(z_nc / self.log_scale.exp(), rev=True)
         x_nc = torch.linalg.solve(self.whitening, white_nc, left=False) + self.mean
         return x_nc, (logdet - self.log_scale.sum() - self.whitening_logdet).expand(len(x_nc))
-
-    def parameter_count(self) -> int:
-        """Trainable parameters: what the method adds to the backbone."""
-        return sum(p.numel() for p in self.parameters() if p.requires_grad)
