@@ -60,7 +60,7 @@ def load_detector(folder: Path, shared: Iterable[Features] = ()) -> Detector:
         config = read_json(folder / CONFIG_FILE)
         state = load_file(folder / WEIGHTS_FILE)
     except FileNotFoundError as error:
-        raise DataError(f"{folder} holds no trained detector ({Path(error.filename).name} is missing).") from None
+        raise DataError(f"{folder} holds no whole trained detector ({error}); train or copy it again.") from None
     model, digest = Model.model_validate_json(json.dumps(config["model"])), config["backbone_digest"]
     method = find_method(config["method"])
     fitting = (f for f in shared if list(f.identity) == config["features"] and f.backbone.digest() == digest)

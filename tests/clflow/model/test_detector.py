@@ -71,6 +71,9 @@ def test_other_backbone_weights_than_those_of_the_training_are_refused(detector:
         load_detector(tmp_path)
 
 
-def test_folder_without_a_detector_is_one_sentence(tmp_path: Path):
-    with pytest.raises(DataError, match=r"config\.json is missing"):
+@pytest.mark.parametrize("lost", ["config.json", "scorer.safetensors"])
+def test_folder_without_a_whole_detector_is_one_sentence(detector: Detector, tmp_path: Path, lost: str):
+    detector.save(tmp_path)
+    (tmp_path / lost).unlink()
+    with pytest.raises(DataError, match=rf"holds no whole trained detector.*{lost}"):
         load_detector(tmp_path)
