@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clflow.errors import DivergenceError, ParameterError
-from clflow.fit import Training, Worker, thresholds, validate
+from clflow.fit import VALIDATION, Training, Worker, thresholds, validate
 from clflow.fitdata import FitData
 from clflow.model.backbone import Backbone, Weights
 from clflow.model.detector import Detector
@@ -76,7 +76,7 @@ class Peer(ABC):
 
     @abstractmethod
     def train(self, scorer: Any, data: FitData, seed: int, device: torch.device) -> Iterator[dict[str, float]]:
-        """Train the scorer in place; yields ``step`` and figures at least once, the last time when it is done."""
+        """Train the scorer in place; yields at least one point of its learning curves, with `validate`'s figures."""
 
     def fit(
         self,
@@ -95,8 +95,7 @@ class Peer(ABC):
         history: list[dict[str, float]] = []
         begin = time.perf_counter()
         for figures in self.train(scorer, data, seed, worker.device):
-            point = {**figures, **validate(scorer.eval(), data, worker.device)}
-            point["seconds"] = time.perf_counter() - begin
+            point = {**figures, "seconds": time.perf_counter() - begin}
             history.append(point)
             yield point, lambda folder: None
         limits = thresholds(scorer.eval(), data, params.protocol.threshold_quantile, worker.device)
@@ -112,8 +111,8 @@ def _chunks(features: np.ndarray, device: torch.device) -> Iterator[Tensor]:
 class PatchCore(Peer):
     """PatchCore (arXiv 2106.08265) with 9 neighbours.
 
-    The coreset is chosen by the greedy rule that anomalib has, but on the features themselves instead of a random
-    projection of them (which would have more dimensions than these features), and by matrix products.
+    The coreset is chosen by the greedy rule that anomalib has, exactly, but on the features themselves instead of a
+    random projection of them (which would have more dimensions than these features).
 
     Attributes:
         coreset: share of the positions that is kept, as published.
@@ -135,18 +134,33 @@ class PatchCore(Peer):
         first = int(np.random.default_rng(seed).integers(len(rows)))
         chosen, radius = farthest_points(rows, max(round(len(rows) * self.coreset), 1), first)
         scorer.peer.memory_bank = rows[chosen]
-        yield {"step": 1, "loss": radius}
+        yield {"step": 1, "loss": radius, **validate(scorer.eval(), data, device)}
 
 
 def farthest_points(rows_nc: Tensor, count: int, first: int) -> tuple[Tensor, float]:
-    """Greedy k-centre: indices (count,) of rows, each the farthest from those before it, and how far the rest are."""
-    squares_n = rows_nc.square().sum(dim=1)
-    chosen, distance_n = [first], torch.full_like(squares_n, torch.inf)
-    for _ in range(count):
-        centre = rows_nc[chosen[-1]]
-        distance_n = torch.minimum(distance_n, squares_n - 2 * (rows_nc @ centre) + squares_n[chosen[-1]])
-        chosen.append(int(distance_n.argmax()))
-    return torch.tensor(chosen[:count]), float(distance_n.max().clamp(min=0).sqrt())
+    """Greedy k-centre: indices (count,) of rows, each the farthest from those before it, and how far the rest are.
+
+    A new centre can win only rows that are farther from their own than half of what lies between the two centres
+    (the triangle inequality; Elkan, ICML 2003, lemma 1). The others, nearly all, need not be looked at.
+    """
+    centres_kc, chosen_k = rows_nc.new_empty(count, rows_nc.shape[1]), torch.full((count,), first)
+    centres_kc[0] = rows_nc[first]
+    own_n = torch.zeros(len(rows_nc), dtype=torch.long, device=rows_nc.device)
+    distance_n = _distances(rows_nc, centres_kc[0])
+    for k in range(1, count):
+        chosen_k[k] = distance_n.argmax()
+        centres_kc[k] = rows_nc[chosen_k[k]]
+        apart_k = _distances(centres_kc[:k], centres_kc[k])
+        near = torch.nonzero(distance_n > apart_k[own_n] / 2)[:, 0]
+        to_new = _distances(rows_nc[near], centres_kc[k])
+        closer = to_new < distance_n[near]
+        won = near[closer]
+        own_n[won], distance_n[won] = k, to_new[closer]
+    return chosen_k, float(distance_n.max())
+
+
+def _distances(rows_nc: Tensor, centre_c: Tensor) -> Tensor:
+    return (rows_nc - centre_c).square().sum(dim=1).sqrt()
 
 
 class _PatchCoreScorer(Scorer):
@@ -189,7 +203,7 @@ class PaDiM(Peer):
     def train(self, scorer: _PaDiMScorer, data: FitData, seed: int, device: torch.device) -> Iterator[dict[str, float]]:
         """See `Peer.train`."""
         scorer.gaussian.fit(torch.cat([scorer.embed(chunk) for chunk in _chunks(data.normal, device)]))
-        yield {"step": 1, "loss": 0.0}
+        yield {"step": 1, "loss": 0.0, **validate(scorer.eval(), data, device)}
 
 
 class _PaDiMScorer(Scorer):
@@ -226,14 +240,15 @@ class _PaDiMScorer(Scorer):
 class FastFlow(Peer):
     """FastFlow (arXiv 2111.07677) with anomalib's settings: 8 steps per level, 3x3 and 1x1 subnetworks in turn.
 
-    It is trained until the likelihood of held-out normal images has not improved for ``patience`` epochs, and keeps
-    the weights of the best; anomalib would watch the test set.
+    It is trained until the validation objective has not improved for ``patience`` epochs and keeps the weights of the
+    best; anomalib would watch the test set. The likelihood of held-out normal images would be no better guide: it goes
+    on improving long after nothing is detected any better.
     """
 
     name: str = "anomalib-fastflow"
     strides: tuple[int, ...] = (4, 8, 16)
     epochs: int = 500
-    patience: int = 3
+    patience: int = 20
     report_every: int = 5
 
     def build(self, levels: Levels, image_size: int) -> Scorer:
@@ -245,22 +260,22 @@ class FastFlow(Peer):
     ) -> Iterator[dict[str, float]]:
         """See `Peer.train`."""
         optimizer = torch.optim.Adam(scorer.parameters(), lr=1e-3, weight_decay=1e-5)
-        best, best_epoch, best_state = torch.inf, 0, scorer.state_dict()
-        epoch, loss = 0, torch.inf
+        best, best_epoch, best_state = -np.inf, 0, scorer.state_dict()
+        epoch = 0
         while epoch < self.epochs and epoch - best_epoch < self.patience:
-            epoch += 1
-            loss = self._epoch(scorer.train(), optimizer, data, np.random.default_rng([seed, epoch]), device)
-            with torch.no_grad():
-                losses = [scorer.loss(chunk).item() * len(chunk) for chunk in _chunks(data.held_out_normal, device)]
-            held_out = sum(losses) / len(data.held_out_normal)
-            if not np.isfinite([loss, held_out]).all():
-                raise DivergenceError(f"{self.name} diverged in epoch {epoch}.")
-            if held_out < best:
-                best, best_epoch, best_state = held_out, epoch, copy.deepcopy(scorer.state_dict())
-            if epoch % self.report_every == 0:
-                yield {"step": epoch, "loss": loss, "held_out_loss": held_out}
+            losses = []
+            for _ in range(self.report_every):
+                epoch += 1
+                losses.append(
+                    self._epoch(scorer.train(), optimizer, data, np.random.default_rng([seed, epoch]), device)
+                )
+            if not np.isfinite(losses).all():
+                raise DivergenceError(f"{self.name} diverged before epoch {epoch + 1}.")
+            point = {"step": epoch, "loss": losses[-1], **validate(scorer.eval(), data, device)}
+            if point[VALIDATION] > best:
+                best, best_epoch, best_state = point[VALIDATION], epoch, copy.deepcopy(scorer.state_dict())
+            yield point
         scorer.load_state_dict(best_state)
-        yield {"step": epoch, "loss": loss, "held_out_loss": best}
 
     def _epoch(
         self,
