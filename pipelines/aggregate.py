@@ -11,6 +11,7 @@ import multiprocessing
 import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from functools import partial
 from itertools import groupby
@@ -24,7 +25,7 @@ from clflow.data.images import read_mask
 from clflow.data.manifest import category_rows, read_manifest
 from clflow.errors import CellError, DataError
 from clflow.files import fingerprint, read_json, write_atomically, write_json
-from clflow.metrics import METRICS, image_metrics, pixel_metrics
+from clflow.metrics import METRICS, PixelCounts, Truth, image_metrics
 from clflow.params import Params
 from clflow.score import upsample
 from clflow.sections import Protocol
@@ -48,6 +49,9 @@ LEADERBOARD_COLUMNS = (
     *(f"{metric}_{statistic}" for metric in METRICS for statistic in ("mean", "std")),
     *COSTS,
 )
+
+_TRUTH = ["path", "label", "mask"]
+_BATCH = 16
 
 # Category "01" and a key of digits only are no numbers.
 _TEXT: dict[Any, Any] = dict.fromkeys(("dataset", "category", "method", "key", "commit", "data_hash"), str)
@@ -174,12 +178,46 @@ def _measure(scored: list[Cell], protocol: Protocol, workspace: Path) -> list[di
 
 
 def _measure_category(group: list[Cell], protocol: Protocol, workspace: Path) -> list[dict[str, Any]]:
-    """The rows of all cells of one category, which share its masks."""
+    """The rows of all cells of one category, which share its masks; a few images at a time."""
     dataset = workspace / "data" / group[0].dataset
     test = category_rows(read_manifest(dataset), group[0].category, "test")
-    with_truth = (test["label"] == 0) | (test["mask"] != "")
-    masks = _masks(dataset, test.loc[with_truth, "mask"], protocol)
-    return list(_measure_cells(group, test, with_truth.to_numpy(), masks, workspace))
+    scored: dict[Cell, tuple[dict[str, float], np.ndarray, PixelCounts]] = {}
+    for cell in group:
+        with _named(cell):
+            scores, maps = read_scores(cell, workspace)
+            if not scores.loc[:, _TRUTH].equals(test.loc[:, _TRUTH]):
+                raise DataError("its scores are of other test images than the manifest lists; evaluate it again.")
+            image = image_metrics(scores["label"].to_numpy(), scores["image_score"].to_numpy())
+            scored[cell] = image, maps, PixelCounts.spanning(maps)
+    has_masks = bool((test["mask"] != "").any())
+    if has_masks:
+        with_truth = np.flatnonzero((test["label"] == 0) | (test["mask"] != ""))
+        for start in range(0, len(with_truth), _BATCH):
+            batch = with_truth[start : start + _BATCH]
+            truth = Truth(_masks(dataset, test["mask"].iloc[batch], protocol))
+            for _, maps, counts in scored.values():
+                counts.add(truth, upsample(maps[batch], protocol.map_size))
+    rows = []
+    for cell, (metrics, _, counts) in scored.items():
+        with _named(cell):
+            metrics |= counts.metrics() if has_masks else {}
+        recorded = read_cell(cell, workspace) | read_json(scores_folder(cell, workspace) / cells.SCORED)
+        rows.append(
+            asdict(cell)
+            | {metric: metrics.get(metric, np.nan) for metric in METRICS}
+            | {name: recorded[name] for name in (*COSTS, "commit", "data_hash", "tuned")}
+        )
+    return rows
+
+
+@contextmanager
+def _named(cell: Cell) -> Iterator[None]:
+    """Say which cell it is whose metrics cannot be computed."""
+    try:
+        yield
+    except (ValueError, OSError, DataError) as error:
+        name = f"{cell.dataset}/{cell.name}"
+        raise CellError(f"The metrics of cell {name} cannot be computed: {error}") from error
 
 
 def _masks(dataset: Path, files: pd.Series, protocol: Protocol) -> np.ndarray:
@@ -190,30 +228,6 @@ def _masks(dataset: Path, files: pd.Series, protocol: Protocol) -> np.ndarray:
         if file:
             mask[:] = read_mask(dataset / file, size, protocol.mask_threshold)
     return masks
-
-
-def _measure_cells(
-    group: list[Cell], test: pd.DataFrame, with_truth: np.ndarray, masks: np.ndarray, workspace: Path
-) -> Iterator[dict[str, Any]]:
-    truth = ["path", "label", "mask"]
-    has_masks = bool((test["mask"] != "").any())
-    for cell in group:
-        try:
-            scores, maps = read_scores(cell, workspace)
-            if not scores[truth].equals(test[truth]):
-                raise DataError("its scores are of other test images than the manifest lists; evaluate it again.")
-            metrics = image_metrics(scores["label"].to_numpy(), scores["image_score"].to_numpy())
-            if has_masks:
-                metrics |= pixel_metrics(masks, upsample(maps[with_truth], masks.shape[-1]))
-        except (ValueError, OSError, DataError) as error:
-            name = f"{cell.dataset}/{cell.name}"
-            raise CellError(f"The metrics of cell {name} cannot be computed: {error}") from error
-        recorded = read_cell(cell, workspace) | read_json(scores_folder(cell, workspace) / cells.SCORED)
-        yield {
-            **asdict(cell),
-            **{metric: metrics.get(metric, np.nan) for metric in METRICS},
-            **{name: recorded[name] for name in (*COSTS, "commit", "data_hash", "tuned")},
-        }
 
 
 def _of(method: str, table: pd.DataFrame) -> pd.DataFrame:
