@@ -81,9 +81,10 @@ class Sources(Section):
 
 
 class Synthesis(Section):
-    """Synthetic anomalies: ``count`` training images per category and half as many of held-out ones."""
+    """Synthetic anomalies per category: ``count`` of training images and ``held_out`` of held-out ones."""
 
     count: Count
+    held_out: Count
     seed: Annotated[int, Field(ge=0)]
     textures: str | None
     shapes: Shapes

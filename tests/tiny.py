@@ -52,7 +52,7 @@ def params_tree(source: Path, **changes: Any) -> dict[str, Any]:
     tree["benchmark"] = {"name": "tiny", "datasets": ["folder"], "methods": ["clflow", "fastflow"], "seeds": [0]}
     tree["data"] = {"folder": {"source": str(source), "categories": list(CATEGORIES)}}
     tree["protocol"] |= {"image_size": SIZE, "map_size": SIZE, "holdout": 0.25}
-    tree["synthesis"] |= {"count": 6}
+    tree["synthesis"] |= {"count": 6, "held_out": 3}
     tree["synthesis"]["area"] = [0.005, 0.08]
     tree["model"] |= {"coupling_steps": 2}
     tree["train"] |= {"steps": 8, "warmup": 2, "positions": 64, "pairs": 4, "box_positions": 4, "reports": 2}

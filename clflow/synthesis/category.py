@@ -128,13 +128,11 @@ def synthesize_category(data: Path, rows: pd.DataFrame, params: Params, folder: 
 def _parts(rows: pd.DataFrame, params: Params) -> tuple[_Part, _Part]:
     train, held_out = split_normals(rows, params.protocol.holdout)
     category = str(train["category"].iloc[0])
-    count = params.synthesis.count
-    held_out_count = max(count // 2, 1)  # fewer, and validation is noise
     name = int.from_bytes(hashlib.sha256(category.encode()).digest()[:8])
     seed = params.synthesis.seed
     return (
-        _Part("train", train, count, (seed, name, 0)),
-        _Part("holdout", held_out, held_out_count, (seed, name, 1)),
+        _Part("train", train, params.synthesis.count, (seed, name, 0)),
+        _Part("holdout", held_out, params.synthesis.held_out, (seed, name, 1)),
     )
 
 

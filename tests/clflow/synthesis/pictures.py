@@ -53,7 +53,7 @@ def make_params(**synthesis: Any) -> Params:
     """The parameters of params.yaml at `SIZE` pixels, with some of the synthesis section replaced."""
     tree = parameters.load(ROOT / "params.yaml").model_dump(mode="json")
     tree["protocol"] |= {"image_size": SIZE, "map_size": SIZE, "holdout": 0.25}
-    tree["synthesis"] |= {"count": 6, "area": [0.005, 0.08], **synthesis}
+    tree["synthesis"] |= {"count": 6, "held_out": 3, "area": [0.005, 0.08], **synthesis}
     return Params.model_validate_json(json.dumps(tree))
 
 
