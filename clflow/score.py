@@ -25,5 +25,9 @@ def image_batches(paths: Sequence[Path], size: int, batch: int) -> Iterator[Tens
 
 def upsample(maps: np.ndarray, size: int) -> np.ndarray:
     """Score maps (N, h, w) at pixel resolution: float32 (N, size, size), bilinear."""
-    maps_bchw = torch.from_numpy(np.asarray(maps, dtype=np.float32))[:, None]
-    return F.interpolate(maps_bchw, size=(size, size), mode="bilinear", align_corners=False)[:, 0].numpy()
+    return upsample_maps(torch.from_numpy(np.asarray(maps, dtype=np.float32)), size).numpy()
+
+
+def upsample_maps(maps_bhw: Tensor, size: int) -> Tensor:
+    """The same for tensors (B, h, w) of any type and device."""
+    return F.interpolate(maps_bhw[:, None], size=(size, size), mode="bilinear", align_corners=False)[:, 0]

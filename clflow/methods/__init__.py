@@ -25,6 +25,7 @@ METHODS: dict[str, Method] = {
         FlowMethod("clflow", contrastive=True),
         FlowMethod("fastflow", contrastive=False),
         PatchCore(),
+        PatchCore("anomalib-patchcore-1", coreset=0.01),
         PaDiM(),
         FastFlow(),
     )

@@ -31,6 +31,7 @@ from clflow.randomness import seeded
 from clflow.sections import Model
 
 _BATCH = 32
+_FEW = 0.1  # of all rows: below it, picking them out is faster than a product with all
 
 
 @contextmanager
@@ -141,26 +142,31 @@ def farthest_points(rows_nc: Tensor, count: int, first: int) -> tuple[Tensor, fl
     """Greedy k-centre: indices (count,) of rows, each the farthest from those before it, and how far the rest are.
 
     A new centre can win only rows that are farther from their own than half of what lies between the two centres
-    (the triangle inequality; Elkan, ICML 2003, lemma 1). The others, nearly all, need not be looked at.
+    (the triangle inequality; Elkan, ICML 2003, lemma 1). Where these are few, the others are not looked at.
     """
-    centres_kc, chosen_k = rows_nc.new_empty(count, rows_nc.shape[1]), torch.full((count,), first)
-    centres_kc[0] = rows_nc[first]
-    own_n = torch.zeros(len(rows_nc), dtype=torch.long, device=rows_nc.device)
-    distance_n = _distances(rows_nc, centres_kc[0])
+    squares_n = rows_nc.square().sum(dim=1)
+    chosen_k = torch.full((count,), first, device=rows_nc.device)
+    centres_kc, squares_k = rows_nc[chosen_k], squares_n[chosen_k]
+    own_n = torch.zeros(len(rows_nc), dtype=torch.int32, device=rows_nc.device)
+    distance_n = _distances(rows_nc, squares_n, centres_kc[0])
     for k in range(1, count):
-        chosen_k[k] = distance_n.argmax()
-        centres_kc[k] = rows_nc[chosen_k[k]]
-        apart_k = _distances(centres_kc[:k], centres_kc[k])
-        near = torch.nonzero(distance_n > apart_k[own_n] / 2)[:, 0]
-        to_new = _distances(rows_nc[near], centres_kc[k])
-        closer = to_new < distance_n[near]
-        won = near[closer]
-        own_n[won], distance_n[won] = k, to_new[closer]
+        new = distance_n.argmax()
+        chosen_k[k], centres_kc[k], squares_k[k] = new, rows_nc[new], squares_n[new]
+        apart_k = _distances(centres_kc[:k], squares_k[:k], centres_kc[k])
+        near = torch.nonzero(distance_n > apart_k.index_select(0, own_n) / 2)[:, 0]
+        if len(near) > _FEW * len(rows_nc):
+            closer = _distances(rows_nc, squares_n, centres_kc[k])
+            own_n.masked_fill_(closer < distance_n, k)
+            torch.minimum(distance_n, closer, out=distance_n)
+        else:
+            closer = _distances(rows_nc[near], squares_n[near], centres_kc[k])
+            won = closer < distance_n[near]
+            own_n[near[won]], distance_n[near[won]] = k, closer[won]
     return chosen_k, float(distance_n.max())
 
 
-def _distances(rows_nc: Tensor, centre_c: Tensor) -> Tensor:
-    return (rows_nc - centre_c).square().sum(dim=1).sqrt()
+def _distances(rows_nc: Tensor, squares_n: Tensor, centre_c: Tensor) -> Tensor:
+    return (squares_n - 2 * (rows_nc @ centre_c) + centre_c.square().sum()).clamp(min=0).sqrt()
 
 
 class _PatchCoreScorer(Scorer):

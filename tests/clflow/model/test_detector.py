@@ -10,23 +10,8 @@ import torch
 
 from clflow.errors import DataError, WeightsError
 from clflow.methods import load_detector
-from clflow.model.detector import Detector, FlowScorer, Thresholds, build_flow, pool_scores
+from clflow.model.detector import Detector, pool_scores
 from clflow.model.features import FeatureGrid
-from clflow.params import load
-
-ROOT = Path(__file__).parents[3]
-
-
-@pytest.fixture
-def detector(grid: FeatureGrid) -> Detector:
-    model = load(ROOT / "pipelines" / "demo.yaml").model.model_copy(update={"coupling_steps": 2})
-    flow = build_flow(model, grid.channels, seed=3)
-    with torch.no_grad():
-        for parameter in flow.parameters():
-            if parameter.requires_grad:
-                parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
-    scorer = FlowScorer(flow, model.top_fraction)
-    return Detector("clflow", grid, scorer, model, 3, 64, Thresholds(1.5, 2.5, 0.5))
 
 
 def images(count: int = 2) -> torch.Tensor:

@@ -1,0 +1,208 @@
+"""A detector as one graph that runs without this package: from pixels to scores, verdicts, maps and masks.
+
+ONNX and OpenVINO graphs need their runtime alone, torch.export ones need torch; all come with extra ``export``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from clflow.errors import ClflowError, DataError, ParameterError
+from clflow.files import folder_atomically, read_json, write_json
+from clflow.model.detector import Detector
+from clflow.score import upsample_maps
+
+Format = Literal["onnx", "openvino", "torch"]
+Precision = Literal["float32", "bfloat16"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+CONFIG_FILE = "export.json"
+TOLERANCE = 1e-4
+"""How far a graph may be from the detector: of one, plus of the value itself."""
+
+_FILES: dict[Format, str] = {"onnx": "detector.onnx", "openvino": "detector.xml", "torch": "detector.pt2"}
+_INPUT = "images"
+
+
+class Inspection(NamedTuple):
+    """What a graph says of B images of S by S pixels."""
+
+    scores: np.ndarray  # float32 (B,)
+    anomalous: np.ndarray  # bool (B,): scores above the image threshold
+    maps: np.ndarray  # float32 (B, S, S)
+    masks: np.ndarray  # bool (B, S, S): maps above the pixel threshold
+
+
+Inspect = Callable[[np.ndarray], Inspection]
+"""From images, uint8 (B, S, S, 3) RGB, as `clflow.data.images.squash` makes them."""
+
+
+class Graph(nn.Module):
+    """What is exported: the detector with the scaling of pixels before it, and thresholds and pixel resolution after.
+
+    Args:
+        detector: for images of ``detector.image_size`` pixels.
+    """
+
+    def __init__(self, detector: Detector):
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The fields of `Inspection` of RGB images uint8 (B, S, S, 3)."""
+        limits = self.detector.thresholds
+        maps, scores = self.detector(images)
+        maps = upsample_maps(maps, self.detector.image_size)
+        return scores, scores > limits.image, maps, maps > limits.pixel
+
+
+def export(detector: Detector, to: Format, folder: Path) -> float:
+    """Write a detector as a graph for any number of images at once, once it says what the detector says.
+
+    Args:
+        detector: on the CPU.
+        to: the format.
+        folder: appears, or is replaced, when all is written and verified; ``export.json`` says what it holds.
+
+    Returns:
+        The largest difference to the detector that was seen.
+
+    Raises:
+        ParameterError: the format's packages are not installed.
+        ClflowError: the detector cannot be exported, or the graph does not say the same.
+    """
+    graph = Graph(detector).eval()
+    size = detector.image_size
+    with folder_atomically(folder) as temporary, _installed(to):
+        example, batch = torch.from_numpy(_pictures(2, size)), torch.export.Dim("batch")
+        try:
+            with torch.no_grad():
+                program = torch.export.export(graph, (example,), dynamic_shapes={_INPUT: {0: batch}})
+            _WRITERS[to](program, temporary / _FILES[to])
+        except (RuntimeError, torch.onnx.errors.OnnxExporterError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise ClflowError(f"method {detector.method} cannot be exported to {to}: {reason}") from error
+        config = {"format": to, "method": detector.method, "image_size": size, "outputs": list(Inspection._fields)}
+        write_json(temporary / CONFIG_FILE, config)
+        worst = _verify(load(temporary), graph, size)
+        write_json(temporary / CONFIG_FILE, config | {"largest_difference": worst})
+    return worst
+
+
+def load(folder: Path, threads: int | None = None, precision: Precision = "float32") -> Inspect:
+    """Load what `export` wrote.
+
+    Args:
+        folder: of the graph.
+        threads: of the processor that it may use; default: as many as the runtime likes.
+        precision: of the arithmetic; ``bfloat16`` is for OpenVINO on a processor that has it, and moves scores.
+
+    Raises:
+        DataError: the folder holds no graph.
+        ParameterError: the format's packages are not installed, or it does not have that precision.
+    """
+    try:
+        to: Format = read_json(folder / CONFIG_FILE)["format"]
+    except FileNotFoundError:
+        raise DataError(f"{folder} holds no exported detector; make it with clflow export.") from None
+    if precision != "float32" and to != "openvino":
+        raise ParameterError(f"precision {precision} is for openvino, not for {to}.")
+    with _installed(to):
+        return _LOADERS[to](folder / _FILES[to], threads, precision)
+
+
+def _pictures(count: int, size: int) -> np.ndarray:
+    """Smooth coloured noise, uint8 (count, size, size, 3), the same every time."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand((count, 3, 8, 8), generator=generator)
+    fine = nn.functional.interpolate(coarse, size=(size, size), mode="bicubic").clamp(0, 1)
+    return (fine * 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
+
+
+def _verify(inspect: Inspect, graph: Graph, size: int) -> float:
+    worst = 0.0
+    for count in (1, 3):  # not the number of images that it was traced with
+        images = _pictures(count, size)
+        with torch.inference_mode():
+            expected = Inspection(*(output.numpy() for output in graph(torch.from_numpy(images))))
+        found = inspect(images)
+        for name in ("scores", "maps"):
+            wanted, got = getattr(expected, name), getattr(found, name)
+            worst = max(worst, float((np.abs(got - wanted) / (1 + np.abs(wanted))).max()))
+    if not worst <= TOLERANCE:
+        raise ClflowError(
+            f"the exported graph differs from the detector by {worst:.2g}, more than {TOLERANCE:g}; "
+            "use another format, or report it with the versions of the packages."
+        )
+    return worst
+
+
+@contextmanager
+def _installed(to: Format) -> Iterator[None]:
+    try:
+        yield
+    except ImportError as error:
+        raise ParameterError(
+            f"format {to} needs a package that is not installed ({error.name}); pip install 'clflow[export]'."
+        ) from None
+
+
+def _write_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
+    names = list(Inspection._fields)
+    torch.onnx.export(
+        program, (), path, dynamo=True, external_data=False, input_names=[_INPUT], output_names=names, verbose=False
+    )
+
+
+def _write_openvino(program: torch.export.ExportedProgram, path: Path) -> None:
+    import openvino
+
+    model = openvino.convert_model(program)
+    for output, name in zip(model.outputs, Inspection._fields, strict=True):
+        output.get_tensor().set_names({name})
+    openvino.save_model(model, path, compress_to_fp16=False)
+
+
+def _write_torch(program: torch.export.ExportedProgram, path: Path) -> None:
+    torch.export.save(program, path)
+
+
+def _load_onnx(path: Path, threads: int | None, precision: Precision) -> Inspect:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    session = onnxruntime.InferenceSession(path, options, providers=onnxruntime.get_available_providers())
+    return lambda images: Inspection(*map(np.asarray, session.run(list(Inspection._fields), {_INPUT: images})))
+
+
+def _load_openvino(path: Path, threads: int | None, precision: Precision) -> Inspect:
+    import openvino
+
+    config: dict[str, Any] = {"INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[precision]}
+    if threads is not None:
+        config["INFERENCE_NUM_THREADS"] = threads
+    compiled = openvino.compile_model(path, "CPU", config)
+    return lambda images: Inspection(*(compiled(images)[name] for name in Inspection._fields))
+
+
+def _load_torch(path: Path, threads: int | None, precision: Precision) -> Inspect:
+    module = torch.export.load(path).module()
+    if threads is not None:
+        torch.set_num_threads(threads)
+
+    def inspect(images: np.ndarray) -> Inspection:
+        with torch.inference_mode():
+            return Inspection(*(output.numpy() for output in module(torch.from_numpy(images))))
+
+    return inspect
+
+
+_WRITERS = {"onnx": _write_onnx, "openvino": _write_openvino, "torch": _write_torch}
+_LOADERS = {"onnx": _load_onnx, "openvino": _load_openvino, "torch": _load_torch}

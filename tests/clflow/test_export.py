@@ -1,0 +1,77 @@
+"""Exported graphs say what the detector says, in every format, for any number of images."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from clflow import export as exporting
+from clflow.errors import ClflowError, DataError, ParameterError
+from clflow.export import FORMATS, TOLERANCE, Format, Graph, export, load
+from clflow.files import read_json
+from clflow.model.detector import Detector, Thresholds
+
+SIZE = 64
+
+
+@pytest.fixture(autouse=True)
+def _decide_half(detector: Detector):
+    """Put the thresholds in the middle of what is scored, so that verdicts of both kinds are compared."""
+    maps, scores = detector(torch.from_numpy(images(16)))
+    detector.thresholds = Thresholds(float(scores.median()), float(maps.median()), 0.0)
+
+
+def images(count: int) -> np.ndarray:
+    return np.random.default_rng(count).integers(0, 256, (count, SIZE, SIZE, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("to", FORMATS)
+def test_graph_says_what_the_detector_says(detector: Detector, tmp_path: Path, to: Format):
+    worst = export(detector, to, tmp_path / "graph")
+    assert worst <= TOLERANCE and read_json(tmp_path / "graph" / "export.json")["largest_difference"] == worst
+    inspect = load(tmp_path / "graph", threads=1)
+    for count in (1, 5):
+        with torch.inference_mode():
+            scores, anomalous, maps, masks = (part.numpy() for part in Graph(detector)(torch.from_numpy(images(count))))
+        found = inspect(images(count))
+        assert found.maps.shape == (count, SIZE, SIZE) and found.scores.shape == (count,)
+        np.testing.assert_allclose(found.scores, scores, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(found.maps, maps, rtol=1e-4, atol=1e-4)
+        assert found.anomalous.dtype == bool and found.masks.dtype == bool
+        clear = abs(maps - detector.thresholds.pixel) > 1e-3
+        assert (found.masks == masks)[clear].all() and 0 < masks.mean() < 1
+        np.testing.assert_array_equal(found.anomalous, anomalous)
+
+
+def test_graph_that_says_something_else_is_not_kept(
+    detector: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    honest = exporting._LOADERS["torch"]
+
+    def biased(path: Path, threads: int | None, precision: exporting.Precision) -> exporting.Inspect:
+        inspect = honest(path, threads, precision)
+        return lambda images: inspect(images)._replace(scores=inspect(images).scores + 0.01)
+
+    monkeypatch.setitem(exporting._LOADERS, "torch", biased)
+    with pytest.raises(ClflowError, match="differs from the detector by"):
+        export(detector, "torch", tmp_path / "graph")
+    assert not list(tmp_path.iterdir())
+
+
+def test_missing_runtime_is_one_sentence(detector: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(ParameterError, match=r"openvino.*pip install 'clflow\[export\]'"):
+        export(detector, "openvino", tmp_path / "graph")
+    assert not list(tmp_path.iterdir())
+
+
+def test_folder_without_a_graph_and_precision_without_support_are_refused(detector: Detector, tmp_path: Path):
+    with pytest.raises(DataError, match="holds no exported detector"):
+        load(tmp_path)
+    export(detector, "torch", tmp_path / "graph")
+    with pytest.raises(ParameterError, match="bfloat16 is for openvino"):
+        load(tmp_path / "graph", precision="bfloat16")
