@@ -37,5 +37,5 @@ install: $(INSTALLED)
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip setuptools wheel
-	$(BIN)/pip install --quiet torch==2.13.0 torchvision==0.28.0 --editable ".[demo,dev,peers]"
+	$(BIN)/pip install --quiet torch==2.13.0 torchvision==0.28.0 --editable ".[demo,dev,export,peers]"
 	@touch $@

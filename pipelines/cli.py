@@ -120,6 +120,18 @@ def predict(
 
 
 @app.command()
+def export(
+    model: Annotated[str, typer.Option("--model", help="A cell's folder, or models:/<name>@champion in MLflow.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the graph.")],
+    to: Annotated[Literal["onnx", "openvino", "torch"], typer.Option("--format")] = "openvino",
+) -> None:
+    """Write a detector as one graph, from pixels to scores, verdicts and maps, verified against the detector."""
+    from pipelines import export as verb
+
+    verb.run(model, out, to)
+
+
+@app.command()
 def serve(
     dataset: DatasetName,
     category: Annotated[list[str] | None, typer.Option("--category", help="Repeat for several; default: all.")] = None,
@@ -217,6 +229,21 @@ def benchmark(
     from pipelines import benchmark as runner
 
     raise typer.Exit(runner.run(params.resolve(), workspace.resolve()))
+
+
+@app.command()
+def bench(
+    dataset: DatasetName,
+    category: Annotated[str, typer.Option("--category", help="A category of the dataset.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for bench.json and bench.md.")] = Path("reports/bench"),
+    params: ParamsFile = DEFAULT,
+) -> None:
+    """Measure what training and inference cost, beside other methods and runtimes, on an otherwise idle machine."""
+    loaded, dataset, workspace = _workspace(params, dataset)
+    (category,) = _categories(loaded, dataset, [category])
+    from pipelines import bench as verb
+
+    verb.run(loaded, dataset, category, workspace, out)
 
 
 def _load(params: Path) -> tuple[Params, Path]:

@@ -10,6 +10,7 @@ import pandas as pd
 from clflow.params import TUNED, Params
 from pipelines.aggregate import MEAN
 from pipelines.anchors import ANCHORS, Anchor
+from pipelines.markdown import markdown_table
 
 TITLES = {
     "image_auroc": "image AUROC",
@@ -90,7 +91,7 @@ def _provenance(table: pd.DataFrame, params: Params, protocol: dict[str, Any]) -
         ["seeds", _listed(benchmark.seeds)],
         ["cells", cells],
     ]
-    return _table(["", ""], "ll", rows)
+    return markdown_table(["", ""], "ll", rows)
 
 
 def _all_metrics(of_dataset: pd.DataFrame) -> str:
@@ -107,7 +108,7 @@ def _all_metrics(of_dataset: pd.DataFrame) -> str:
         if row["n_seeds"] > 0
     ]
     header = ["method", "seeds", *TITLES.values(), "added parameters", "training per cell", "inference per image"]
-    return _table(header, "l" + "r" * (len(header) - 1), rows)
+    return markdown_table(header, "l" + "r" * (len(header) - 1), rows)
 
 
 def _per_category(of_dataset: pd.DataFrame, tuned: set[str]) -> str:
@@ -122,7 +123,7 @@ def _per_category(of_dataset: pd.DataFrame, tuned: set[str]) -> str:
                 row.append(_percent(cells.loc[(category, method)], metric) if known else "")
         rows.append(row)
     titles = [f"{TITLES[metric]}<br>{method}" for metric in _PER_CATEGORY for method in methods]
-    return _table(["category", *titles], "l" + "r" * len(titles), rows)
+    return markdown_table(["category", *titles], "l" + "r" * len(titles), rows)
 
 
 def _gains(of_dataset: pd.DataFrame, seeds: tuple[int, ...]) -> list[str]:
@@ -142,7 +143,7 @@ def _gains(of_dataset: pd.DataFrame, seeds: tuple[int, ...]) -> list[str]:
         f"### What {method} gains in image AUROC",
         f"Percentage points over the other methods, mean of seeds {_listed(seeds)}, with 95 % intervals of a paired "
         "bootstrap over the test images (classes resampled apart); an interval that spans zero shows no difference.",
-        _table(["category", "over", "gain", "95 % interval"], "llrr", rows),
+        markdown_table(["category", "over", "gain", "95 % interval"], "llrr", rows),
     ]
 
 
@@ -172,7 +173,7 @@ def _search(of_dataset: pd.DataFrame, params: Params) -> list[str]:
             f"### What search brought: {tuned} against {method}",
             "Percentage points on the test set, mean ± sample standard deviation over the same seeds. The search saw "
             f"held-out training images and synthetic anomalies only ({'; '.join(notes)}).",
-            _table(header, "lrrrr", rows),
+            markdown_table(header, "lrrrr", rows),
         ]
     return blocks
 
@@ -200,7 +201,7 @@ def _published(anchors: list[Anchor]) -> str:
         ]
         for anchor in anchors
     ]
-    return _table(["method", *(TITLES[metric] for metric in _PER_CATEGORY), "source"], "lrrrl", rows)
+    return markdown_table(["method", *(TITLES[metric] for metric in _PER_CATEGORY), "source"], "lrrrl", rows)
 
 
 def _percent(row: Any, metric: str) -> str:
@@ -220,9 +221,3 @@ def _optional(value: float | None) -> str:
 
 def _listed(values: tuple[int, ...]) -> str:
     return ", ".join(map(str, values))
-
-
-def _table(header: list[str], alignment: str, rows: list[list[str]]) -> str:
-    """A Markdown table; ``alignment`` has an "l" or "r" for each column."""
-    marks = ["---:" if side == "r" else "---" for side in alignment]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, marks, *rows))

@@ -68,7 +68,9 @@ def test_override_remakes_its_category_only(workspace: Path) -> None:
     run(params_for("bar", "weave", overrides=changed), DATASET, workspace)
     assert state(workspace, "bar") == bar
     assert state(workspace, "weave") != weave
-    assert len(pd.read_csv(workspace / "synthetic" / DATASET / "weave" / "index.csv")) == 3 + 1
+    assert (
+        len(pd.read_csv(workspace / "synthetic" / DATASET / "weave" / "index.csv")) == 3 + 3
+    )  # of training images and of held-out ones
 
 
 def test_variants_with_another_synthesis_have_a_set_of_their_own(workspace: Path) -> None:
@@ -77,7 +79,7 @@ def test_variants_with_another_synthesis_have_a_set_of_their_own(workspace: Path
     run(params, DATASET, workspace)
     folder = workspace / "synthetic" / DATASET
     assert {path.name for path in folder.iterdir() if not path.name.startswith(".")} == {"bar", "bar.few"}
-    assert len(pd.read_csv(folder / "bar.few" / "index.csv")) == 3 + 1
+    assert len(pd.read_csv(folder / "bar.few" / "index.csv")) == 3 + 3  # of training images and of held-out ones
     assert [params.synthetic_set("bar", m) for m in params.benchmark.methods] == ["bar", "bar", "bar.few"]
     run(params_for("bar"), DATASET, workspace)
     assert not (folder / "bar.few").exists()

@@ -1,0 +1,209 @@
+"""``clflow bench``: what training and inference cost, all methods and runtimes side by side in one run.
+
+Every measurement has a process of its own, so that its peak memory and its threads are its own, and all inference is
+measured in several rounds, one after the other, so that what disturbs the machine for a while disturbs all alike.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import platform
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from clflow.errors import ClflowError
+from clflow.export import FORMATS
+from clflow.files import write_atomically, write_json
+from clflow.params import Params
+from clflow.provenance import commit
+from pipelines import costs
+from pipelines.costs import Engine
+from pipelines.markdown import markdown_table
+
+Result = TypeVar("Result")
+
+METHODS = ("clflow", "anomalib-fastflow", "anomalib-patchcore-1", "anomalib-padim")
+ROUNDS = 3
+_PACKAGES = ("torch", "torchvision", "timm", "FrEIA", "anomalib", "onnxruntime", "openvino")
+
+
+def run(params: Params, dataset: str, category: str, workspace: Path, out: Path) -> None:
+    """Measure one category and write ``bench.json`` and ``bench.md``.
+
+    Args:
+        params: of the benchmark; the first of its seeds is trained.
+        dataset: fetched and synthesized in the workspace.
+        category: one of its categories.
+        workspace: of the benchmark.
+        out: folder for the two files.
+
+    Raises:
+        ClflowError: the dataset is not there, or extra ``peers`` or ``export`` is not installed.
+    """
+    threads = params.resources.cpus_per_worker
+    machine = _machine(threads)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        training = []
+        for method in METHODS:
+            print(f"training {method}", flush=True)
+            given = params.for_category(dataset, category, method)
+            seed = params.benchmark.seeds[0]
+            training.append(
+                _alone(costs.train, given, dataset, category, method, seed, workspace, folder / method, threads)
+            )
+        for to in FORMATS:
+            _alone(costs.export_detector, folder / METHODS[0], to, folder / to)
+        engines = [
+            Engine("backbone", "eager", folder / METHODS[0]),
+            Engine("whole backbone", "eager", folder / METHODS[0]),
+            *(Engine(method, "eager", folder / method) for method in METHODS),
+            Engine(METHODS[0], "compiled", folder / METHODS[0]),
+            *(Engine(METHODS[0], to, folder / to) for to in FORMATS),
+            Engine(METHODS[0], costs.REDUCED, folder / "openvino"),
+        ]
+        images = costs.test_images(params, dataset, category, workspace)
+        rounds: list[list[dict[str, Any]]] = []
+        for number in range(ROUNDS):
+            print(f"inference, round {number + 1} of {ROUNDS}", flush=True)
+            rounds.append([_alone(costs.infer, engine, images, threads) for engine in engines])
+    inference = [
+        {"method": engine.method, "runtime": engine.runtime} | _combined([measured[i] for measured in rounds])
+        for i, engine in enumerate(engines)
+    ]
+    result = {
+        "dataset": dataset,
+        "category": category,
+        "image_size": params.protocol.image_size,
+        "backbone": params.model.backbone,
+        "commit": commit(),
+        "machine": machine | {"load_after": os.getloadavg()[0]},
+        "rounds": ROUNDS,
+        "training": training,
+        "inference": inference,
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "bench.json", result)
+    with write_atomically(out / "bench.md") as temporary:
+        temporary.write_text(page(result), encoding="utf-8")
+    print(out / "bench.md")
+
+
+def _alone(work: Callable[..., Result], *arguments: object) -> Result:
+    """Do some work in a fresh process."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(work, *arguments).result()
+
+
+def _combined(rounds: list[dict[str, Any]]) -> dict[str, float]:
+    """The median of the rounds, and of the latency also the lowest and highest, as its spread."""
+    medians = {name: float(np.median([measured[name] for measured in rounds])) for name in rounds[0]}
+    latencies = [measured["latency_ms"] for measured in rounds]
+    return medians | {"latency_ms_lowest": min(latencies), "latency_ms_highest": max(latencies)}
+
+
+def _machine(threads: int) -> dict[str, Any]:
+    def installed(package: str) -> str:
+        try:
+            return version(package)
+        except PackageNotFoundError:
+            extra = "peers" if package == "anomalib" else "export"
+            raise ClflowError(f"the bench needs {package}; pip install 'clflow[{extra}]'.") from None
+
+    return {
+        "processor": _processor(),
+        "cpus": len(os.sched_getaffinity(0)),
+        "threads": threads,
+        "load_before": os.getloadavg()[0],
+        "python": platform.python_version(),
+        "packages": {package: installed(package) for package in _PACKAGES},
+    }
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if platform.system() == "Linux" else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def page(result: dict[str, Any]) -> str:
+    """The result as Markdown."""
+    machine = result["machine"]
+    packages = ", ".join(f"{name} {number}" for name, number in machine["packages"].items())
+    return f"""# What it costs: {result["dataset"]} {result["category"]}
+
+{machine["processor"]}, {machine["threads"]} of {machine["cpus"]} CPUs, load {machine["load_before"]:.2f} before and
+{machine["load_after"]:.2f} after; {packages}; {result["backbone"]} at {result["image_size"]} pixels; commit
+{result["commit"][:12]}. Made by `clflow bench --dataset {result["dataset"]} --category {result["category"]}`.
+
+## Training, to the final weights
+
+CPU seconds. *Without cache* is what the same training would cost if the backbone ran in every epoch, as anomalib runs
+it: the cost of the normal images' features, measured once, times the epochs. Validation is the mean of image AUROC and
+AUPRO on held-out normal images and synthetic anomalies.
+
+{_training_table(result["training"])}
+
+## Inference, from pixels to scores and maps at pixel resolution
+
+Medians of {result["rounds"]} rounds; in each, median and 99th percentile of batch 1, CPU time per image in batches of
+8, and images per second in the best of batches of {", ".join(map(str, costs.BATCHES))}. The ratio is CPU time over that
+of the fastest runtime of {METHODS[0]} in float32. *Backbone* is cut after the last stride in use; *whole backbone* is
+what anomalib would run.
+
+{_inference_table(result["inference"])}
+
+In bfloat16, the scores of single images move by up to {_bfloat16(result["inference"])["score_difference"]:.2g} (of one
+plus the score); what that does to image AUROC is in the table.
+"""
+
+
+def _training_table(rows: list[dict[str, Any]]) -> str:
+    header = ["method", "features", "training", "sum", "steps or epochs", "without cache", "added", "validation"]
+    cells = [
+        [
+            row["method"],
+            f"{row['features_cpu_s']:.1f}",
+            f"{row['fit_cpu_s']:.1f}",
+            f"{row['features_cpu_s'] + row['fit_cpu_s']:.1f}",
+            str(row["steps"]),
+            "" if row["without_cache_cpu_s"] is None else f"{row['without_cache_cpu_s']:.1f}",
+            f"{row['params_added']:,}",
+            f"{row['validation']:.3f}",
+        ]
+        for row in rows
+    ]
+    return markdown_table(header, "l" + "r" * 7, cells)
+
+
+def _inference_table(rows: list[dict[str, Any]]) -> str:
+    exact = [row for row in rows if row["method"] == METHODS[0] and row is not _bfloat16(rows)]
+    fastest = min(row["cpu_ms"] for row in exact)
+    header = ["method", "runtime", "batch 1, ms", "range", "p99, ms", "CPU-ms per image", "images per s", "peak, MB"]
+    cells = [
+        [
+            row["method"],
+            row["runtime"],
+            f"{row['latency_ms']:.1f}",
+            f"{row['latency_ms_lowest']:.1f} to {row['latency_ms_highest']:.1f}",
+            f"{row['p99_ms']:.1f}",
+            f"{row['cpu_ms']:.1f}",
+            f"{row['images_per_s']:.1f}",
+            f"{row['peak_mb']:.0f}",
+            f"{row['cpu_ms'] / fastest:.2f}",
+            f"{row['image_auroc']:.4f}" if "image_auroc" in row else "",
+        ]
+        for row in rows
+    ]
+    return markdown_table([*header, "ratio", "image AUROC"], "ll" + "r" * 8, cells)
+
+
+def _bfloat16(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    return next(row for row in rows if row["runtime"] == costs.REDUCED)

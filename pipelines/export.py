@@ -1,0 +1,30 @@
+"""``clflow export``: a trained detector as one graph for another runtime."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from clflow.errors import ClflowError
+from clflow.export import CONFIG_FILE, Format, export
+from clflow.methods import load_detector
+from pipelines.models import local_folder
+
+
+def run(reference: str, out: Path, to: Format) -> None:
+    """Export a detector to the folder ``out``, which an earlier export is replaced in.
+
+    Args:
+        reference: of the model, see `pipelines.models.local_folder`; MLflow's database is sought in the current folder.
+        out: folder of the graph.
+        to: the format.
+
+    Raises:
+        ClflowError: the model cannot be had or exported, or ``out`` holds something else.
+    """
+    if out.exists() and not (out / CONFIG_FILE).is_file():
+        raise ClflowError(f"--out {out} holds something else than an exported detector; name another folder.")
+    with tempfile.TemporaryDirectory() as download:
+        detector = load_detector(local_folder(reference, Path.cwd(), Path(download)))
+    worst = export(detector, to, out)
+    print(f"{out}: {to}, for RGB images uint8 (B, {detector.image_size}, {detector.image_size}, 3); off by {worst:.1e}")

@@ -1,0 +1,52 @@
+"""The bench measures every method and runtime, and its page says what was measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from clflow.errors import ClflowError
+from clflow.files import read_json
+from pipelines import bench, costs
+from tests.pipelines.trained import Trained
+
+
+def test_bench_measures_every_method_and_runtime(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What each measurement does is the same in one process; only what it measures is not. A compiler takes a minute.
+    monkeypatch.setattr(bench, "_alone", lambda work, *arguments: work(*arguments))
+    monkeypatch.setattr(torch, "compile", lambda graph, dynamic: graph)
+    monkeypatch.setattr(costs, "WARM_UP_S", 0.0)
+    monkeypatch.setattr(costs, "MEASURED_S", 0.05)
+    bench.run(trained.params, "folder", "disc", trained.workspace, tmp_path)
+
+    result = read_json(tmp_path / "bench.json")
+    trainings = {row["method"]: row for row in result["training"]}
+    assert tuple(trainings) == bench.METHODS
+    assert all(row["features_cpu_s"] > 0 and row["fit_cpu_s"] > 0 for row in trainings.values())
+    fastflow = trainings["anomalib-fastflow"]
+    assert fastflow["without_cache_cpu_s"] > fastflow["fit_cpu_s"] and fastflow["steps"] >= 20
+    assert trainings["clflow"]["without_cache_cpu_s"] is None
+
+    runtimes = {(row["method"], row["runtime"]): row for row in result["inference"]}
+    assert len(runtimes) == len(result["inference"]) == 11
+    for row in runtimes.values():
+        assert 0 < row["latency_ms_lowest"] <= row["latency_ms"] <= row["latency_ms_highest"]
+        assert row["latency_ms"] <= row["p99_ms"] and row["cpu_ms"] > 0 and row["images_per_s"] > 0
+    eager = runtimes["clflow", "eager"]["image_auroc"]
+    assert {runtimes["clflow", to]["image_auroc"] for to in ("onnx", "openvino", "torch", "compiled")} == {eager}
+    assert runtimes["clflow", costs.REDUCED]["score_difference"] > 0
+
+    lines = (tmp_path / "bench.md").read_text(encoding="utf-8").splitlines()
+    assert sum(line.startswith("| anomalib-") for line in lines) == 2 * 3
+    assert sum(line.startswith("| clflow") and "| 1.00 |" in line for line in lines) >= 1
+
+
+def test_bench_says_which_package_it_needs(trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "_PACKAGES", ("torch", "no-such-runtime"))
+    with pytest.raises(ClflowError, match=r"needs no-such-runtime; pip install 'clflow\[export\]'"):
+        bench.run(trained.params, "folder", "disc", trained.workspace, tmp_path)
+    assert not list(tmp_path.iterdir())

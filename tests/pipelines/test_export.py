@@ -1,0 +1,35 @@
+"""``clflow export`` writes what scores like the benchmark, and overwrites nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from clflow.data.images import read_image
+from clflow.errors import ClflowError
+from clflow.export import load
+from clflow.files import read_json
+from pipelines import export
+from tests import tiny
+from tests.pipelines.trained import Trained
+
+
+def test_graph_scores_like_the_benchmark(trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    for _ in range(2):  # the second replaces the first
+        export.run(str(trained.folder("disc")), tmp_path / "graph", "onnx")
+    assert "onnx, for RGB images" in capsys.readouterr().out
+    scores = trained.scores("disc")
+    images = np.stack([read_image(trained.images / path, tiny.SIZE) for path in scores["path"]])
+    found = load(tmp_path / "graph")(images)
+    np.testing.assert_allclose(found.scores, scores["image_score"], rtol=1e-4, atol=1e-4)
+    threshold = read_json(trained.folder("disc") / "cell.json")["image_threshold"]
+    np.testing.assert_array_equal(found.anomalous, scores["image_score"] > threshold)
+
+
+def test_other_folder_is_not_replaced(trained: Trained, tmp_path: Path):
+    (tmp_path / "precious.txt").write_text("keep")
+    with pytest.raises(ClflowError, match="holds something else"):
+        export.run(str(trained.folder("disc")), tmp_path, "onnx")
+    assert (tmp_path / "precious.txt").exists()
