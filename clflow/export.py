@@ -88,9 +88,8 @@ def export(detector: Detector, to: Format, folder: Path) -> float:
         except (RuntimeError, torch.onnx.errors.OnnxExporterError) as error:
             reason = " ".join(str(error).split())[:300]
             raise ClflowError(f"method {detector.method} cannot be exported to {to}: {reason}") from error
+        worst = _verify(_LOADERS[to](temporary / _FILES[to], None, "float32"), graph, size)
         config = {"format": to, "method": detector.method, "image_size": size, "outputs": list(Inspection._fields)}
-        write_json(temporary / CONFIG_FILE, config)
-        worst = _verify(load(temporary), graph, size)
         write_json(temporary / CONFIG_FILE, config | {"largest_difference": worst})
     return worst
 
@@ -189,7 +188,12 @@ def _load_openvino(path: Path, threads: int | None, precision: Precision) -> Ins
     if threads is not None:
         config["INFERENCE_NUM_THREADS"] = threads
     compiled = openvino.compile_model(path, "CPU", config)
-    return lambda images: Inspection(*(compiled(images)[name] for name in Inspection._fields))
+
+    def inspect(images: np.ndarray) -> Inspection:
+        outputs = compiled(images)
+        return Inspection(*(outputs[name] for name in Inspection._fields))
+
+    return inspect
 
 
 def _load_torch(path: Path, threads: int | None, precision: Precision) -> Inspect:

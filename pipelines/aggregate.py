@@ -195,8 +195,9 @@ def _measure_category(group: list[Cell], protocol: Protocol, workspace: Path) ->
         for start in range(0, len(with_truth), _BATCH):
             batch = with_truth[start : start + _BATCH]
             truth = Truth(_masks(dataset, test["mask"].iloc[batch], protocol))
-            for _, maps, counts in scored.values():
-                counts.add(truth, upsample(maps[batch], protocol.map_size))
+            for cell, (_, maps, counts) in scored.items():
+                with _named(cell):
+                    counts.add(truth, upsample(maps[batch], protocol.map_size))
     rows = []
     for cell, (metrics, _, counts) in scored.items():
         with _named(cell):

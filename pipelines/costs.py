@@ -15,7 +15,7 @@ import torch
 
 from clflow.data.images import read_image
 from clflow.data.manifest import category_rows, read_manifest
-from clflow.export import Format, Graph, Inspection, export, load
+from clflow.export import Format, Graph, Inspect, Inspection, export, load
 from clflow.fit import VALIDATION, Worker, run
 from clflow.methods import find_method, load_detector
 from clflow.metrics import image_metrics
@@ -114,16 +114,17 @@ def infer(engine: Engine, images: Images, threads: int) -> dict[str, float]:
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
     if "backbone" not in engine.method:
-        parts = [score(images.pixels[start : start + 8]) for start in range(0, len(images.pixels), 8)]
-        scores = np.concatenate([part.scores for part in parts])
+        scores = _image_scores(score, images)
         result |= image_metrics(images.labels, scores)
         if engine.runtime == REDUCED:
-            exact = load(engine.folder, threads)
-            exact_scores = np.concatenate(
-                [exact(images.pixels[start : start + 8]).scores for start in range(0, len(images.pixels), 8)]
-            )
-            result["score_difference"] = float((np.abs(scores - exact_scores) / (1 + np.abs(exact_scores))).max())
+            exact = _image_scores(load(engine.folder, threads), images)
+            result["score_difference"] = float((np.abs(scores - exact) / (1 + np.abs(exact))).max())
     return result
+
+
+def _image_scores(inspect: Inspect, images: Images) -> np.ndarray:
+    starts = range(0, len(images.pixels), 8)
+    return np.concatenate([inspect(images.pixels[start : start + 8]).scores for start in starts])
 
 
 def _timed(score: Callable[[np.ndarray], Any], pixels: np.ndarray, batch: int) -> tuple[list[float], list[float]]:

@@ -82,9 +82,9 @@ class Flow(nn.Module):
         with torch.autocast(x_nc.device.type, enabled=False):  # low precision is for the subnetworks alone
             white_nc = (x_nc - self.mean) @ self.whitening
         z_nc, logdet = self.net(white_nc)  # additive couplings give one log-determinant for all positions
-        return z_nc * self.log_scale.exp(), (logdet + self.log_scale.sum() + self.whitening_logdet).expand(
-            z_nc.shape[0]
-        )
+        logdet = logdet + self.log_scale.sum() + self.whitening_logdet
+        # Not len(): an exported graph would then fix the number of positions.
+        return z_nc * self.log_scale.exp(), logdet.expand(z_nc.shape[0])
 
     def inverse(self, z_nc: Tensor) -> tuple[Tensor, Tensor]:
         """Features (N, C) of latents, and the log-determinant (N,) of this inverse map."""
