@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 
@@ -132,11 +133,19 @@ class Tracker:
     def _open(self) -> None:
         mlflow.set_tracking_uri(self.uri)
         self.client = MlflowClient(self.uri)
-        name = self.params.tracking.experiment
-        experiment = self.client.get_experiment_by_name(name)
-        self.experiment = (
-            experiment.experiment_id if experiment else self.client.create_experiment(name, self.artifacts)
-        )
+        self.experiment = self._experiment(self.params.tracking.experiment)
+
+    def _experiment(self, name: str) -> str:
+        """Id of the experiment of that name; it is made if there is none."""
+        found = self.client.get_experiment_by_name(name)
+        if found is None:
+            try:
+                return self.client.create_experiment(name, self.artifacts)
+            except MlflowException as error:
+                found = self.client.get_experiment_by_name(name)  # another process may have been first
+                if found is None:
+                    raise error
+        return found.experiment_id
 
     def _run(self, tag: str, value: str, name: str, tags: dict[str, str], parent: str | None = None) -> str:
         """Id of the run that a tag names; it is made if there is none."""

@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from pipelines.cli import main
 from tests import tiny
 
 BIN = Path(sys.executable).parent
@@ -24,6 +27,19 @@ def run(*command: str, cwd: Path | None = None) -> subprocess.CompletedProcess[s
         text=True,
         check=False,
     )
+
+
+def refusal(*arguments: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
+    """What `clflow` says before it stops with exit code 2: one sentence, of which this is the rest after "error: "."""
+    monkeypatch.setattr(sys, "argv", ["clflow", *arguments])
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as end:
+        main()
+    said = capsys.readouterr().err
+    assert end.value.code == 2, said
+    (sentence,) = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert sentence == said.splitlines()[-1]
+    return sentence.removeprefix("error: ")
 
 
 def benchmark(source: Path, folder: Path, **changes: Any) -> Path:

@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -23,6 +24,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from mlflow import MlflowClient
+from mlflow.entities import Experiment
 from mlflow.entities.model_registry import ModelVersion
 from PIL import Image
 from sklearn.metrics import roc_auc_score
@@ -41,7 +44,9 @@ from pipelines.aggregate import aggregate
 from pipelines.cells import Cell
 from pipelines.models import CHAMPION, registered_name
 from pipelines.registry import CHALLENGER, Registry, number
+from pipelines.tracking import Tracker
 from tests import tiny
+from tests.pipelines.command import refusal
 
 CLFLOW = str(Path(sys.executable).with_name("clflow"))
 DISC = registered_name("folder", "disc")
@@ -510,6 +515,27 @@ def test_two_processes_that_promote_at_once_cannot_both_win_silently(bench: Benc
         assert "promote again" in told and told.splitlines()[-1].startswith("error: refused: folder/disc")
 
 
+def test_all_who_begin_at_once_share_one_experiment(bench: Bench, served: Registry, monkeypatch: pytest.MonkeyPatch):
+    bench.configure(tracking__experiment="new")
+    count, barrier = 4, Barrier(4)
+    find, asked = MlflowClient.get_experiment_by_name, threading.local()
+
+    def find_together(client: MlflowClient, name: str) -> Experiment | None:
+        """All look before any goes on."""
+        found = find(client, name)
+        if not hasattr(asked, "once"):
+            asked.once = True
+            barrier.wait()
+        return found
+
+    monkeypatch.setattr(MlflowClient, "get_experiment_by_name", find_together)
+    with ThreadPoolExecutor(count) as pool:
+        trackers = list(pool.map(lambda _: Tracker.connect(bench.params, bench.folder), range(count)))
+    for tracker in trackers:
+        tracker.require()
+    assert len({tracker.experiment for tracker in trackers}) == 1
+
+
 class TestCopy:
     """From a development registry, MLflow's own database, to production, a server."""
 
@@ -601,15 +627,14 @@ class TestCopy:
         assert reason in production.rows()["disc"]["reasons"]
 
 
-def test_what_cannot_be_done_is_one_sentence_and_exit_code_2(bench: Bench):
+def test_what_cannot_be_done_is_one_sentence_and_exit_code_2(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(bench.folder)
     for arguments, words in (
         (("promote",), "name one --dataset"),
         (("promote", "--all", "--dataset", "folder"), "name one --dataset"),
         (("promote", "--dataset", "folder", "--category", "ring"), "'ring' is none of folder; it has disc, stripes"),
         (("rollback", "--dataset", "folder", "--category", "disc"), f"{DISC} has no champion"),
     ):
-        result = subprocess.run([CLFLOW, *arguments], cwd=bench.folder, capture_output=True, text=True, check=False)
-        assert result.returncode == 2, result.stderr
-        (sentence,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-        assert words in sentence
-        assert "Traceback" not in result.stderr
+        assert words in refusal(*arguments, monkeypatch=monkeypatch, capsys=capsys)
