@@ -26,6 +26,9 @@ from clflow.sections import Loss, Model, Train
 _DIVERGED = 1e4  # nats per dimension; a working run stays within a few
 _BATCH = 32
 
+FLOW_FILE = "flow.safetensors"
+"""Name of the flow's weights in a checkpoint."""
+
 VALIDATION = "validation"
 """Key of the figure by which trainings are compared: the mean of the image AUROC and of the AUPRO, by position and up
 to a false positive rate of 0.3, of held-out normal images and synthetic anomalies."""
@@ -289,7 +292,7 @@ def _save_checkpoint(
     folder: Path, flow: Flow, optimizer: torch.optim.Optimizer, history: list[dict[str, float]]
 ) -> None:
     """Write all that a resumed run needs, without pickle."""
-    save_file(flow.state_dict(), folder / "flow.safetensors")
+    save_file(flow.state_dict(), folder / FLOW_FILE)
     states = optimizer.state_dict()["state"]
     save_file(
         {f"{i}.{name}": value for i, state in states.items() for name, value in state.items()},
@@ -299,7 +302,7 @@ def _save_checkpoint(
 
 
 def _load_checkpoint(folder: Path, flow: Flow, optimizer: torch.optim.Optimizer) -> list[dict[str, float]]:
-    flow.load_state_dict(load_file(folder / "flow.safetensors"))
+    flow.load_state_dict(load_file(folder / FLOW_FILE))
     states: dict[int, dict[str, Tensor]] = {}
     for key, value in load_file(folder / "optimizer.safetensors").items():
         index, name = key.split(".")

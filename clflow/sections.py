@@ -152,7 +152,9 @@ class Loss(Section):
 
 class Train(Section):
     """The fixed budget and the optimiser. ``bfloat16`` computes the flow's subnetworks at that precision, which
-    halves the cost where the processor has it; weights, latents and all validation stay in single precision."""
+    halves the cost where the processor has it; weights, latents and all validation stay in single precision.
+    ``keep_reports`` leaves the flow's weights of every report in the cell's folder, so that the leaderboard can say
+    what the best of them on the test set would seem to gain over the last."""
 
     steps: Count
     positions: Count
@@ -164,6 +166,7 @@ class Train(Section):
     clip_norm: Annotated[float, Field(gt=0)]
     bfloat16: bool
     reports: Count
+    keep_reports: bool
 
     @model_validator(mode="after")
     def _possible(self) -> Self:

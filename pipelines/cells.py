@@ -34,6 +34,12 @@ MARKER = "cell.json"
 SCORED = "score.json"
 """The same for a folder of scores."""
 
+REPORTS = "reports"
+"""Sub-folder of a cell with the flow's weights at each report, as ``<step>.safetensors``, where they are kept."""
+
+REPORT_SCORES = "reports.csv"
+"""Image scores of the test images by those weights: a column per step."""
+
 PROTOCOL = ("image_size", "holdout", "threshold_quantile")
 """The part of the protocol that determines a trained cell; the rest determines its metrics."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -9,14 +10,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import ray
 import torch
+from safetensors.torch import load_file
 
 from clflow.data.manifest import category_rows, data_hash, read_manifest
 from clflow.errors import CellError
 from clflow.files import folder_atomically, prune, read_json, write_json
 from clflow.methods import load_detector
-from clflow.model.detector import Detector
+from clflow.model.detector import Detector, FlowScorer
 from clflow.params import Params
 from clflow.provenance import source_hash
 from clflow.score import image_batches
@@ -78,8 +81,10 @@ def _score_category(todo: list[Cell], workspace: Path, threads: int) -> float:
     for cell in todo:
         shared = {detector.features for detector in detectors}
         detectors.append(load_detector(workspace / "runs" / cell.dataset / cell.name, shared).to(device))
+    kept = [_kept_scorers(workspace / "runs" / c.dataset / c.name, d) for c, d in zip(todo, detectors, strict=True)]
     maps: list[list[np.ndarray]] = [[] for _ in todo]
     image_scores: list[list[np.ndarray]] = [[] for _ in todo]
+    by_step: list[dict[int, list[np.ndarray]]] = [{step: [] for step in scorers} for scorers in kept]
     spent: defaultdict[object, float] = defaultdict(float)  # seconds, by features and by cell
     with torch.inference_mode():
         for images in image_batches([data / path for path in rows["path"]], detectors[0].image_size, _BATCH):
@@ -92,12 +97,17 @@ def _score_category(todo: list[Cell], workspace: Path, threads: int) -> float:
                     batch, scores = detector.scorer(features[detector.features])
                 maps[i].append(batch.cpu().numpy())
                 image_scores[i].append(scores.cpu().numpy())
+                for step, scorer in kept[i].items():
+                    by_step[i][step].append(scorer(features[detector.features])[1].cpu().numpy())
     seconds = time.perf_counter() - begin
     for i, cell in enumerate(todo):
         with folder_atomically(workspace / "scores" / cell.dataset / cell.name) as folder:
             table = rows[["path", "label", "defect", "mask"]].assign(image_score=np.concatenate(image_scores[i]))
             table.to_csv(folder / "scores.csv", index=False)
             np.save(folder / "maps.npy", np.concatenate(maps[i]).astype(np.float32))
+            if by_step[i]:
+                columns = {step: np.concatenate(scores) for step, scores in sorted(by_step[i].items())}
+                pd.DataFrame(columns).to_csv(folder / cells.REPORT_SCORES, index=False)
             write_json(
                 folder / cells.SCORED,
                 {
@@ -108,6 +118,17 @@ def _score_category(todo: list[Cell], workspace: Path, threads: int) -> float:
                 },
             )
     return seconds
+
+
+def _kept_scorers(folder: Path, detector: Detector) -> dict[int, FlowScorer]:
+    """The detector's scorer with the weights of each report, by step, where the cell has kept them."""
+    scorers: dict[int, FlowScorer] = {}
+    for path in (folder / cells.REPORTS).glob("*.safetensors"):
+        scorer = copy.deepcopy(detector.scorer)
+        assert isinstance(scorer, FlowScorer), "only a flow's weights are kept"
+        scorer.flow.load_state_dict(load_file(path))
+        scorers[int(path.stem)] = scorer
+    return scorers
 
 
 @contextmanager

@@ -42,7 +42,12 @@ another protocol (some choose the best epoch on test data). Percent, mean over t
 
 
 def markdown(
-    table: pd.DataFrame, board: pd.DataFrame, gains: pd.DataFrame, params: Params, protocol: dict[str, Any]
+    table: pd.DataFrame,
+    board: pd.DataFrame,
+    gains: pd.DataFrame,
+    oracle: pd.DataFrame,
+    params: Params,
+    protocol: dict[str, Any],
 ) -> str:
     """Render the report.
 
@@ -50,6 +55,7 @@ def markdown(
         table: cells.csv.
         board: leaderboard.csv.
         gains: see `pipelines.gains.gains`.
+        oracle: see `pipelines.oracle.oracle`.
         params: what was asked for.
         protocol: protocol.json: the protocol and its hash.
     """
@@ -65,6 +71,7 @@ def markdown(
         if tuned:
             blocks.append(f"{_TUNED} tuned per category: this one has parameters of its own.")
         blocks += _gains(gains.loc[gains["dataset"] == dataset], params.benchmark.seeds)
+        blocks += _oracle(oracle.loc[oracle["dataset"] == dataset])
         blocks += _search(table.loc[table["dataset"] == dataset], params)
         anchors = [anchor for anchor in ANCHORS if anchor.dataset == dataset]
         if anchors:
@@ -144,6 +151,22 @@ def _gains(of_dataset: pd.DataFrame, seeds: tuple[int, ...]) -> list[str]:
         f"Percentage points over the other methods, mean of seeds {_listed(seeds)}, with 95 % intervals of a paired "
         "bootstrap over the test images (classes resampled apart); an interval that spans zero shows no difference.",
         markdown_table(["category", "over", "gain", "95 % interval"], "llrr", rows),
+    ]
+
+
+def _oracle(of_dataset: pd.DataFrame) -> list[str]:
+    if of_dataset.empty:
+        return []
+    rows = [
+        [row["category"], row["method"], str(row["n_seeds"]), f"{100 * row['last']:.2f}", f"{100 * row['best']:.2f}"]
+        for row in of_dataset.to_dict("records")
+    ]
+    return [
+        "### Last weights, and the best on the test set (an oracle)",
+        "Image AUROC, mean over seeds. The last weights are the result. The best on the test set is what choosing "
+        "among the reports of a training by its test images would print; **nobody can have it**, it only shows how "
+        "much such a choice would flatter.",
+        markdown_table(["category", "method", "seeds", "last", "best on test (oracle)"], "llrrr", rows),
     ]
 
 

@@ -10,6 +10,7 @@ from pipelines import gallery, plots
 from pipelines.aggregate import cells_of, read_table
 from pipelines.gains import gains
 from pipelines.leaderboard import markdown
+from pipelines.oracle import oracle
 from pipelines.tracking import Tracker
 
 
@@ -25,7 +26,8 @@ def run(params: Params, workspace: Path) -> None:
     aggregated = cells_of(table)
     plots.write(aggregated, board, workspace)
     gallery.write(aggregated, params.protocol, workspace)
-    text = markdown(table, board, gains(aggregated, workspace), params, read_json(reports / "protocol.json"))
+    protocol = read_json(reports / "protocol.json")
+    text = markdown(table, board, gains(aggregated, workspace), oracle(aggregated, workspace), params, protocol)
     with write_atomically(reports / "leaderboard.md") as temporary:
         temporary.write_text(text, encoding="utf-8")
 

@@ -19,6 +19,7 @@ from clflow.data.fetch import cache_folder
 from clflow.data.manifest import category_rows, data_hash, read_manifest
 from clflow.errors import CellError
 from clflow.files import folder_atomically, prune, write_json
+from clflow.fit import FLOW_FILE
 from clflow.params import Params
 from clflow.provenance import commit
 from pipelines import cells, cluster
@@ -116,7 +117,7 @@ def _drain(events: Queue) -> list[tuple[str, dict[str, float]]]:
 
 def _fit_cell(cell: Cell, params: Params, workspace: Path, storage: str, events: Queue) -> ray.train.Result:
     """Run one cell as a Ray Train job. Its name holds the cell key, so a run cut short is resumed by the next."""
-    resources = params.resources
+    resources, given = params.resources, params.for_category(cell.dataset, cell.category, cell.method)
     per_worker = cluster.worker_resources(resources)
 
     def train(config: dict[str, Any]) -> dict[str, Any]:
@@ -133,7 +134,7 @@ def _fit_cell(cell: Cell, params: Params, workspace: Path, storage: str, events:
             "category": cell.category,
             "method": cell.method,
             "seed": cell.seed,
-            "params": params.for_category(cell.dataset, cell.category, cell.method).model_dump_json(),
+            "params": given.model_dump_json(),
             "workspace": str(workspace),
             "cache": str(cache_folder() / "features"),
             "events": events,
@@ -145,7 +146,7 @@ def _fit_cell(cell: Cell, params: Params, workspace: Path, storage: str, events:
             name=cell.name,
             storage_path=storage,
             failure_config=FailureConfig(max_failures=resources.attempts - 1, controller_failure_limit=3),
-            checkpoint_config=CheckpointConfig(num_to_keep=1),
+            checkpoint_config=CheckpointConfig(num_to_keep=None if given.train.keep_reports else 1),
         ),
     )
     return trainer.fit()
@@ -161,6 +162,8 @@ def _keep(cell: Cell, result: ray.train.Result, params: Params, workspace: Path)
         folder_atomically(workspace / "runs" / cell.dataset / cell.name) as folder,
     ):
         shutil.copytree(Path(checkpoint) / DETECTOR, folder, dirs_exist_ok=True)
+        if params.train.keep_reports:
+            _keep_reports(result, folder / cells.REPORTS)
         pd.DataFrame(outcome["history"]).to_csv(folder / "history.csv", index=False)
         pd.DataFrame(outcome["held_out"]).to_csv(folder / "held_out.csv", index=False)
         record = {
@@ -185,3 +188,13 @@ def _keep(cell: Cell, result: ray.train.Result, params: Params, workspace: Path)
             "typical_score": outcome["thresholds"]["typical"],
         }
         write_json(folder / cells.MARKER, record)
+
+
+def _keep_reports(result: ray.train.Result, folder: Path) -> None:
+    """Keep the flow's weights of every checkpoint; a method without a flow has none."""
+    folder.mkdir()
+    for checkpoint, point in result.best_checkpoints or []:
+        with checkpoint.as_directory() as saved:
+            weights = Path(saved) / FLOW_FILE
+            if weights.exists():
+                shutil.copy(weights, folder / f"{int(point['step'])}.safetensors")

@@ -55,7 +55,15 @@ def params_tree(source: Path, **changes: Any) -> dict[str, Any]:
     tree["synthesis"] |= {"count": 6, "held_out": 3}
     tree["synthesis"]["area"] = [0.005, 0.08]
     tree["model"] |= {"coupling_steps": 2}
-    tree["train"] |= {"steps": 8, "warmup": 2, "positions": 64, "pairs": 4, "box_positions": 4, "reports": 2}
+    tree["train"] |= {
+        "steps": 8,
+        "warmup": 2,
+        "positions": 64,
+        "pairs": 4,
+        "box_positions": 4,
+        "reports": 2,
+        "keep_reports": True,
+    }
     tree["resources"] |= {"feature_cache_gb": 1}
     for name, value in changes.items():
         section, key = name.split("__")

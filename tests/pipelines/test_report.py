@@ -17,6 +17,7 @@ from pipelines.aggregate import aggregate, cells_of, read_scores, read_table
 from pipelines.anchors import ANCHORS
 from pipelines.gains import gains as compare
 from pipelines.leaderboard import markdown
+from pipelines.oracle import oracle
 from pipelines.plots import roc, score_histogram
 from tests.pipelines.scored import Scored
 
@@ -95,6 +96,7 @@ def test_published_numbers_are_marked_as_not_ours(reported: Scored) -> None:
         table.assign(dataset="btad"),
         board.assign(dataset="btad"),
         gained,
+        oracle(cells_of(table), reported.workspace),
         reported.params,
         read_json(reports / "protocol.json"),
     )
@@ -122,6 +124,23 @@ def test_gains_are_differences_of_the_same_images_and_seeds(reported: Scored) ->
     assert gained["gain"].iloc[2] == pytest.approx(gained["gain"].iloc[:2].mean())
     line = next(line for line in text_of(reported).splitlines() if line.startswith("| **mean** | fastflow |"))
     assert f"{100 * gained['gain'].iloc[2]:+.2f}" in line
+
+
+def test_oracle_stands_beside_the_last_weights(tmp_path: Path) -> None:
+    scored = Scored.make(tmp_path, ("nut",), ("clflow", "fastflow"), (0, 1))
+    for cell in scored.cells[:2]:
+        scores = read_scores(cell, tmp_path)[0]
+        right, last = scores["label"] + 0.0, scores["image_score"]
+        pd.DataFrame({5: -right, 10: right, 20: last}).to_csv(scored.scores(cell) / "reports.csv", index=False)
+    aggregate(scored.cells, scored.params, tmp_path)
+    table = read_table(tmp_path / "reports" / "cells.csv")
+    (row,) = oracle(cells_of(table), tmp_path).to_dict("records")  # fastflow has kept nothing
+    mean = table.loc[table["method"] == "clflow", "image_auroc"].mean()
+    assert (row["method"], row["n_seeds"], row["best"]) == ("clflow", 2, 1.0)
+    assert row["last"] == pytest.approx(mean) and row["last"] < 1
+    report.run(scored.params, tmp_path)
+    text = text_of(scored)
+    assert f"| nut | clflow | 2 | {100 * mean:.2f} | 100.00 |" in text.split("(an oracle)")[1]
 
 
 def test_an_incomplete_table_says_so(tmp_path: Path) -> None:
@@ -204,8 +223,8 @@ def test_search_is_judged_by_pairs_of_the_same_seed(reported: Scored) -> None:
     note = {"objective": "validation", "default": None, "found": 0.87654321}
     tree["tuned"] = {"search": {"parts (01, nut)": note}, "parameters": {}, "overrides": {}}
     params = Params.model_validate_json(json.dumps(tree))
-    no_gains = compare([], reported.workspace)
-    text = markdown(table, board, no_gains, params, read_json(reports / "protocol.json"))
+    nothing = compare([], reported.workspace), oracle([], reported.workspace)
+    text = markdown(table, board, *nothing, params, read_json(reports / "protocol.json"))
     section = text.split("### What search brought: clflow-tuned against clflow")[1]
     assert "parts (01, nut): validation unknown by default, 0.8765 found" in section
     scores = {(row["method"], row["category"], row["seed"]): row["image_auroc"] for _, row in table.iterrows()}
