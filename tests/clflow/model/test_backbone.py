@@ -1,5 +1,6 @@
 """Pretrained weights are really loaded, or there is an error."""
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 from sklearn.datasets import load_sample_image
+from torch import nn
 
 from clflow.errors import ParameterError, WeightsError
 from clflow.model.backbone import Backbone, Weights, find_weights, pretrained_model, timm
@@ -51,7 +53,33 @@ def test_cut_backbone_gives_the_features_of_the_whole_model(lite0: Backbone):
     with torch.no_grad():
         expected = whole.forward_intermediates((images - 0.5) / 0.5, indices=[2, 3], intermediates_only=True)
     for ours, theirs in zip(lite0(images), expected, strict=True):
-        torch.testing.assert_close(ours, theirs)
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4 * float(theirs.max()))
+
+
+def test_batch_norms_are_folded_with_their_trained_statistics():
+    backbone = Backbone(find_weights(LITE2, "offline"), (4, 8, 16))
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in backbone.net.modules())
+    assert len(backbone(torch.rand(1, 3, 64, 64))) == 3
+
+
+def test_batch_norm_that_does_not_follow_its_neighbour_is_not_folded(lite0: Backbone):
+    class Crossed(nn.Module):
+        """The norm comes before the convolution that is registered before it."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3)
+            self.norm.running_mean = torch.ones(3)
+
+        def forward_intermediates(self, images: torch.Tensor, **_: object) -> list[torch.Tensor]:
+            return [self.conv(self.norm(images))]
+
+    crossed = copy.deepcopy(lite0)
+    crossed.net = Crossed().eval()
+    images = torch.rand(2, 3, 16, 16)
+    (expected,) = crossed(images)
+    crossed._fold_batch_norms()
+    assert torch.equal(crossed(images)[0], expected)
 
 
 def test_weights_of_another_model_are_refused():
@@ -74,7 +102,11 @@ def test_local_file_is_loaded_and_may_lack_a_classifier(tmp_path: Path):
     save_file(state, tmp_path / "features.safetensors")
     weights = find_weights("resnet10t", str(tmp_path / "features.safetensors"))
     backbone = Backbone(weights, (8, 16))
-    assert torch.equal(backbone.net.state_dict()["layer1.0.conv1.weight"], state["layer1.0.conv1.weight"])
+    images = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        expected = model.eval().forward_intermediates((images - backbone.mean) / backbone.std, indices=[2, 3])[1]
+    for ours, theirs in zip(backbone(images), expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4 * float(theirs.max()))
     assert weights.identity().startswith("sha256:")
 
 
