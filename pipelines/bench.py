@@ -23,7 +23,7 @@ from clflow.export import FORMATS
 from clflow.files import write_atomically, write_json
 from clflow.params import Params
 from clflow.provenance import commit
-from pipelines import costs
+from pipelines import costs, growth
 from pipelines.costs import Engine
 from pipelines.markdown import markdown_table
 
@@ -35,7 +35,7 @@ _PACKAGES = ("torch", "torchvision", "timm", "FrEIA", "anomalib", "onnxruntime",
 
 
 def run(params: Params, dataset: str, category: str, workspace: Path, out: Path) -> None:
-    """Measure one category and write ``bench.json`` and ``bench.md``.
+    """Measure one category, and how cost grows from there; write ``bench.json``, ``bench.md`` and a figure.
 
     Args:
         params: of the benchmark; the first of its seeds is trained.
@@ -51,11 +51,10 @@ def run(params: Params, dataset: str, category: str, workspace: Path, out: Path)
     machine = _machine(threads)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        training = []
+        training, seed = [], params.benchmark.seeds[0]
         for method in METHODS:
             print(f"training {method}", flush=True)
             given = params.for_category(dataset, category, method)
-            seed = params.benchmark.seeds[0]
             training.append(
                 _alone(costs.train, given, dataset, category, method, seed, workspace, folder / method, threads)
             )
@@ -74,6 +73,12 @@ def run(params: Params, dataset: str, category: str, workspace: Path, out: Path)
         for number in range(ROUNDS):
             print(f"inference, round {number + 1} of {ROUNDS}", flush=True)
             rounds.append([_alone(costs.infer, engine, images, threads) for engine in engines])
+    sweep = [(category, size) for size in sorted({*growth.SIZES, params.protocol.image_size})]
+    sweep += [(other, params.protocol.image_size) for other in params.data[dataset].categories if other != category]
+    grown = []
+    for other, size in sweep:
+        print(f"growth: {other} at {size} pixels", flush=True)
+        grown.append(_alone(costs.grow, params, dataset, other, METHODS[0], seed, size, workspace, threads))
     inference = [
         {"method": engine.method, "runtime": engine.runtime} | _combined([measured[i] for measured in rounds])
         for i, engine in enumerate(engines)
@@ -88,11 +93,13 @@ def run(params: Params, dataset: str, category: str, workspace: Path, out: Path)
         "rounds": ROUNDS,
         "training": training,
         "inference": inference,
+        "growth": grown,
     }
     out.mkdir(parents=True, exist_ok=True)
+    growth.figure(grown, out / growth.FIGURE)
     write_json(out / "bench.json", result)
     with write_atomically(out / "bench.md") as temporary:
-        temporary.write_text(page(result), encoding="utf-8")
+        temporary.write_text(page(result, params), encoding="utf-8")
     print(out / "bench.md")
 
 
@@ -133,7 +140,7 @@ def _processor() -> str:
     return names[0] if names else platform.machine()
 
 
-def page(result: dict[str, Any]) -> str:
+def page(result: dict[str, Any], params: Params) -> str:
     """The result as Markdown."""
     machine = result["machine"]
     packages = ", ".join(f"{name} {number}" for name, number in machine["packages"].items())
@@ -162,7 +169,8 @@ what anomalib would run.
 
 In bfloat16, the scores of single images move by up to {_bfloat16(result["inference"])["score_difference"]:.2g} (of one
 plus the score); what that does to image AUROC is in the table.
-"""
+
+{growth.section(result["growth"], params)}"""
 
 
 def _training_table(rows: list[dict[str, Any]]) -> str:

@@ -21,6 +21,7 @@ from clflow.methods import find_method, load_detector
 from clflow.metrics import image_metrics
 from clflow.model.backbone import find_weights, pretrained_model
 from clflow.params import Params
+from clflow.synthesis.category import synthesize_category
 from pipelines.worker import load_category
 
 BATCHES = (1, 8, 32)
@@ -92,6 +93,42 @@ def train(
         "steps": steps,
         "params_added": detector.parameter_count(),
         "validation": max(point[VALIDATION] for point in history),
+        "images": images,
+        "cache_mb": images * data.normal[0].nbytes / 1e6,
+    }
+
+
+def grow(
+    params: Params, dataset: str, category: str, method: str, seed: int, size: int, workspace: Path, threads: int
+) -> dict[str, Any]:
+    """Synthesize, train and score a category at another image size, and say what each took."""
+    params = params.model_copy(update={"protocol": params.protocol.model_copy(update={"image_size": size})})
+    given = params.for_category(dataset, category, method)
+    data = workspace / "data" / dataset
+    rows = category_rows(read_manifest(data), category, "train")
+    with tempfile.TemporaryDirectory() as name:
+        scratch, detector = Path(name), Path(name) / "detector"
+        (scratch / "data").mkdir()
+        (scratch / "data" / dataset).symlink_to(data)
+        begin = time.process_time()
+        synthesize_category(data, rows, given, scratch / "synthetic" / dataset / given.synthetic_set(category, method))
+        synthesized = time.process_time() - begin
+        trained = train(given, dataset, category, method, seed, scratch, detector, threads)
+        images = test_images(params, dataset, category, workspace)
+        inferred = infer(Engine(method, "eager", detector), images, threads)
+    return {
+        "method": method,
+        "seed": seed,
+        "category": category,
+        "image_size": size,
+        "normal": len(rows),
+        "synthesis_ms": 1000 * synthesized / (params.synthesis.count + params.synthesis.held_out),
+        "features_ms": 1000 * trained["features_cpu_s"] / trained["images"],
+        "fit_cpu_s": trained["fit_cpu_s"],
+        "inference_ms": inferred["cpu_ms"],
+        "cache_mb": trained["cache_mb"] / trained["images"],
+        "peak_mb": inferred["peak_mb"],
+        "image_auroc": inferred["image_auroc"],
     }
 
 

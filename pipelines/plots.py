@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,15 @@ _STYLE: dict[Any, Any] = {
 }
 
 
+@contextmanager
+def house_style() -> Iterator[None]:
+    """The look of all figures, whatever a person's own style is."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_STYLE)
+        yield
+
+
 def write(aggregated: list[Cell], board: pd.DataFrame, workspace: Path) -> None:
     """Write reports/plots: roc.csv, image_scores.csv, history.csv, and image_auroc.png, image_scores.png,
     cost.png and history.png.
@@ -50,13 +60,11 @@ def write(aggregated: list[Cell], board: pd.DataFrame, workspace: Path) -> None:
         images = {cell: _images(cell, of_cell, workspace) for cell, of_cell in scores.items()}
         _write_csv(folder / "image_scores.csv", images, score_histogram)
         history.to_csv(folder / "history.csv", index=False, lineterminator="\n")
-        with matplotlib.rc_context():
-            matplotlib.rcdefaults()  # a person's own style must not change the report
-            matplotlib.rcParams.update(_STYLE)
-            _save(image_auroc_figure(board), folder / "image_auroc.png")
-            _save(scores_figure(images), folder / "image_scores.png")
-            _save(cost_figure(board), folder / "cost.png")
-            _save(history_figure(history), folder / "history.png")
+        with house_style():
+            save(image_auroc_figure(board), folder / "image_auroc.png")
+            save(scores_figure(images), folder / "image_scores.png")
+            save(cost_figure(board), folder / "cost.png")
+            save(history_figure(history), folder / "history.png")
 
 
 def roc(scores: pd.DataFrame) -> pd.DataFrame:
@@ -228,5 +236,6 @@ def _write_csv(path: Path, scores: dict[Cell, pd.DataFrame], plot: Callable[[pd.
     pd.concat(rows).to_csv(path, index=False, lineterminator="\n")
 
 
-def _save(figure: Figure, path: Path) -> None:
-    figure.savefig(path, dpi=110, metadata={"Software": None})  # the same bytes for the same numbers
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure: the same bytes for the same numbers."""
+    figure.savefig(path, dpi=110, metadata={"Software": None})

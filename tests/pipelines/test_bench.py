@@ -9,7 +9,8 @@ import torch
 
 from clflow.errors import ClflowError
 from clflow.files import read_json
-from pipelines import bench, costs
+from pipelines import bench, costs, growth
+from tests import tiny
 from tests.pipelines.trained import Trained
 
 
@@ -21,6 +22,8 @@ def test_bench_measures_every_method_and_runtime(
     monkeypatch.setattr(torch, "compile", lambda graph, dynamic: graph)
     monkeypatch.setattr(costs, "WARM_UP_S", 0.0)
     monkeypatch.setattr(costs, "MEASURED_S", 0.05)
+    monkeypatch.setattr(bench, "ROUNDS", 1)
+    monkeypatch.setattr(growth, "SIZES", (tiny.SIZE, 96))
     bench.run(trained.params, "folder", "disc", trained.workspace, tmp_path)
 
     result = read_json(tmp_path / "bench.json")
@@ -40,7 +43,15 @@ def test_bench_measures_every_method_and_runtime(
     assert {runtimes["clflow", to]["image_auroc"] for to in ("onnx", "openvino", "torch", "compiled")} == {eager}
     assert runtimes["clflow", costs.REDUCED]["score_difference"] > 0
 
-    lines = (tmp_path / "bench.md").read_text(encoding="utf-8").splitlines()
+    grown = {(row["category"], row["image_size"]): row for row in result["growth"]}
+    assert list(grown) == [("disc", tiny.SIZE), ("disc", 96), ("stripes", tiny.SIZE)]
+    small, large = grown["disc", tiny.SIZE], grown["disc", 96]
+    assert large["cache_mb"] == pytest.approx(small["cache_mb"] * 2.25)
+    assert small["image_auroc"] == eager and (tmp_path / "growth.png").stat().st_size > 10_000
+
+    page = (tmp_path / "bench.md").read_text(encoding="utf-8")
+    assert "18 categories, 5,428 normal training images" in page
+    lines = page.splitlines()
     assert sum(line.startswith("| anomalib-") for line in lines) == 2 * 3
     assert sum(line.startswith("| clflow") and "| 1.00 |" in line for line in lines) >= 1
 
