@@ -50,7 +50,7 @@ def section(rows: list[dict[str, Any]], params: Params) -> str:
 
 One training of {rows[0]["method"]} with seed {rows[0]["seed"]} at each size, batches of 8 for inference. Features are
 made once per image and shared by all seeds and methods that see the same; training draws a fixed number of positions
-per step, so its own cost hardly depends on the number of images or their size, only its validation does.
+per step, so what grows with the size of images is its validation, at each report.
 
 ![Cost against image size]({FIGURE})
 
