@@ -42,7 +42,7 @@ def run(params: Params, dataset: str, category: str, workspace: Path, out: Path)
         dataset: fetched and synthesized in the workspace.
         category: one of its categories.
         workspace: of the benchmark.
-        out: folder for the two files.
+        out: folder for the three files.
 
     Raises:
         ClflowError: the dataset is not there, or extra ``peers`` or ``export`` is not installed.

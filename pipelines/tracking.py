@@ -141,10 +141,10 @@ class Tracker:
         if found is None:
             try:
                 return self.client.create_experiment(name, self.artifacts)
-            except MlflowException as error:
+            except MlflowException:
                 found = self.client.get_experiment_by_name(name)  # another process may have been first
                 if found is None:
-                    raise error
+                    raise
         return found.experiment_id
 
     def _run(self, tag: str, value: str, name: str, tags: dict[str, str], parent: str | None = None) -> str:

@@ -68,9 +68,8 @@ def test_override_remakes_its_category_only(workspace: Path) -> None:
     run(params_for("bar", "weave", overrides=changed), DATASET, workspace)
     assert state(workspace, "bar") == bar
     assert state(workspace, "weave") != weave
-    assert (
-        len(pd.read_csv(workspace / "synthetic" / DATASET / "weave" / "index.csv")) == 3 + 3
-    )  # of training images and of held-out ones
+    index = pd.read_csv(workspace / "synthetic" / DATASET / "weave" / "index.csv")
+    assert len(index) == 3 + 3  # of training images and of held-out ones
 
 
 def test_variants_with_another_synthesis_have_a_set_of_their_own(workspace: Path) -> None:

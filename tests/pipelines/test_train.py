@@ -39,8 +39,9 @@ def workspace(prepared: Path, tmp_path: Path) -> Path:
 
 
 def changed(workspace: Path, tiny_source: Path, **changes: object) -> Params:
-    """The workspace's parameters, changed."""
-    return load(tiny.write_params(workspace / "params.yaml", tiny.params_tree(tiny_source, **changes)))
+    """The workspace's parameters, changed; only the last checkpoint is kept, as by default."""
+    tree = tiny.params_tree(tiny_source, train__keep_reports=False, **changes)
+    return load(tiny.write_params(workspace / "params.yaml", tree))
 
 
 def one_cell(workspace: Path, tiny_source: Path, **changes: object) -> Params:
