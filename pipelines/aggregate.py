@@ -7,13 +7,9 @@ defective image has a mask, the pixel metrics are empty.
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, fields
-from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -169,12 +165,7 @@ def _missing_sentence(missing: list[Cell], planned: int) -> str:
 
 def _measure(scored: list[Cell], protocol: Protocol, workspace: Path) -> list[dict[str, Any]]:
     groups = [list(group) for _, group in groupby(scored, key=lambda cell: (cell.dataset, cell.category))]
-    measure = partial(_measure_category, protocol=protocol, workspace=workspace)
-    if len(groups) == 1:
-        return measure(groups[0])
-    processes = min(len(groups), len(os.sched_getaffinity(0)))
-    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
-        return [row for rows in pool.map(measure, groups) for row in rows]
+    return [row for group in groups for row in _measure_category(group, protocol, workspace)]
 
 
 def _measure_category(group: list[Cell], protocol: Protocol, workspace: Path) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from clflow.data.manifest import category_rows, data_hash, read_manifest
 from clflow.errors import DataError
 from clflow.files import fingerprint, read_json
 from clflow.methods import find_method
-from clflow.model.backbone import find_weights
+from clflow.model.weights import find_weights
 from clflow.params import Params
 from clflow.provenance import source_hash
 
@@ -57,7 +57,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Name of the cell's folder, Ray run and MLflow run."""
+        """Name of the cell's folder, checkpoints and MLflow run."""
         return f"{self.category}-{self.method}-s{self.seed}-{self.key[:12]}"
 
 

@@ -19,7 +19,8 @@ from clflow.export import Format, Graph, Inspect, Inspection, export, load
 from clflow.fit import VALIDATION, Worker, run
 from clflow.methods import find_method, load_detector
 from clflow.metrics import image_metrics
-from clflow.model.backbone import find_weights, pretrained_model
+from clflow.model.backbone import pretrained_model
+from clflow.model.weights import find_weights
 from clflow.params import Params
 from clflow.synthesis.category import synthesize_category
 from pipelines.worker import load_category

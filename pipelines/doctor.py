@@ -68,7 +68,8 @@ def _methods(params: Params, workspace: Path) -> Iterator[str]:
 
 
 def _weights(params: Params, workspace: Path) -> Iterator[str]:
-    from clflow.model.backbone import Backbone, find_weights
+    from clflow.model.backbone import Backbone
+    from clflow.model.weights import find_weights
 
     wanted = [
         params.for_category(dataset, category, method).model

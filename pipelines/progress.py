@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import traceback
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -66,13 +65,12 @@ class Board:
         remaining = (time.perf_counter() - self.start) / self.done * (self.total - self.done)
         self._say(f"{self._count(name)} {self.state[name]}, about {remaining:.0f} s to go")
 
-    def failed(self, name: str, error: Exception) -> Path:
+    def failed(self, name: str, reason: str) -> Path:
         """A job has failed for good; returns the log that says why."""
         self.done += 1
         self.state[name] = "FAILED"
-        self._write(name, "".join(traceback.format_exception(error)))
-        cause = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
-        self._say(f"{self._count(name)} FAILED: {cause}")
+        self._write(name, reason)
+        self._say(f"{self._count(name)} FAILED: {reason.strip().splitlines()[-1]}")
         return self.log(name)
 
     def _count(self, name: str) -> str:

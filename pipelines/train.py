@@ -1,32 +1,34 @@
-"""Stage ``train``: one Ray Train job per cell, as many at once as fit, each in a folder of its own."""
+"""Stage ``train``: as many slots as fit, each a Ray Train job that trains one cell after another; each cell in a folder
+of its own."""
 
 from __future__ import annotations
 
 import shutil
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+import traceback
+import uuid
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import ray
-import ray.train
-from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
-from ray.util.queue import Queue
 
 from clflow.data.fetch import cache_folder
 from clflow.data.manifest import category_rows, data_hash, read_manifest
 from clflow.errors import CellError
-from clflow.files import folder_atomically, prune, write_json
+from clflow.files import folder_atomically, prune, read_json, write_json
 from clflow.fit import FLOW_FILE
 from clflow.params import Params
 from clflow.provenance import commit
 from pipelines import cells, cluster
 from pipelines.cells import Cell
+from pipelines.checkpoints import Checkpoints
+from pipelines.dispatcher import Dispatcher
 from pipelines.progress import Board
 from pipelines.tracking import Tracker
-from pipelines.worker import DETECTOR
+from pipelines.worker import FINISHED, OUTCOME
 
 
 def run(params: Params, dataset: str, workspace: Path) -> None:
@@ -76,96 +78,116 @@ def in_order(todo: list[Cell]) -> list[Cell]:
 
 
 def _train(todo: list[Cell], params: Params, workspace: Path, tracker: Tracker) -> dict[Cell, Path]:
-    slots = cluster.concurrent_cells(params.resources)
+    """Train cells in as many slots as there is room for; returns those that failed, with their logs."""
+    slots = min(cluster.concurrent_cells(params.resources), len(todo))
     storage = cluster.storage_path(params.resources, workspace)
-    events = Queue(actor_options={"num_cpus": 0})
+    by_name = {cell.name: cell for cell in todo}
+    dispatcher: Any = ray.remote(num_cpus=0)(Dispatcher).remote([*by_name], params.resources.attempts)
     failures: dict[Cell, Path] = {}
-    pool = ThreadPoolExecutor(slots)
+    ended: set[Cell] = set()
     with ExitStack() as stack:
-        # Not waiting: after Ctrl-C the threads end when Ray does.
-        stack.callback(pool.shutdown, wait=False, cancel_futures=True)
         headings = ("dataset", "category", "method", "seed")
         board = stack.enter_context(Board(headings, len(todo), workspace / ".clflow" / "logs"))
-        by_name = {cell.name: cell for cell in todo}
-        running: dict[Future[ray.train.Result], Cell] = {}
         for cell in todo:
             board.add(cell.name, (cell.dataset, cell.category, cell.method, str(cell.seed)))
-            running[pool.submit(_fit_cell, cell, params, workspace, storage, events)] = cell
+
+        def fail(cell: Cell, reason: str) -> None:
+            ended.add(cell)
+            failures[cell] = board.failed(cell.name, reason)
+            tracker.log_failure(cell, failures[cell])
+
+        def finish(cell: Cell) -> None:
+            try:
+                _keep(cell, params.for_category(cell.dataset, cell.category, cell.method), storage, workspace)
+            except Exception:  # a full disk, say; the others go on
+                fail(cell, traceback.format_exc())
+            else:
+                ended.add(cell)
+                board.finished(cell.name)
+
+        pool = ThreadPoolExecutor(slots)
+        # Not waiting: after Ctrl-C the threads end when Ray does.
+        stack.callback(pool.shutdown, wait=False, cancel_futures=True)
+        jobs = [pool.submit(_run_slot, i, todo, params, workspace, storage, dispatcher) for i in range(slots)]
+        running = set(jobs)
         while running:
-            done, _ = wait(running, timeout=1, return_when=FIRST_COMPLETED)
-            for name, point in _drain(events):
-                board.progress(name, point)
-                tracker.log_point(by_name[name], point)
-            for future in done:
-                cell = running.pop(future)
-                try:
-                    _keep(
-                        cell, future.result(), params.for_category(cell.dataset, cell.category, cell.method), workspace
-                    )
-                except Exception as error:  # whatever a cell died of, the others go on
-                    failures[cell] = board.failed(cell.name, error)
-                    tracker.log_failure(cell, failures[cell])
+            _, running = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
+            for message in ray.get(dispatcher.messages.remote()):
+                cell = by_name[message.cell]
+                if message.kind == "point":
+                    board.progress(cell.name, message.content)
+                    tracker.log_point(cell, message.content)
+                elif message.kind == "failed":
+                    fail(cell, message.content)
                 else:
-                    board.finished(cell.name)
-                    shutil.rmtree(Path(storage) / cell.name, ignore_errors=True)
+                    finish(cell)
+        # A slot may have been lost with its cell, and all of them with cells that waited.
+        errors = [f"{type(error).__name__}: {error}" for job in jobs if (error := job.exception())]
+        for cell in todo:
+            if cell not in ended:
+                fail(cell, "\n".join(errors))
     return failures
 
 
-def _drain(events: Queue) -> list[tuple[str, dict[str, float]]]:
-    return events.get_nowait_batch(events.qsize())
-
-
-def _fit_cell(cell: Cell, params: Params, workspace: Path, storage: str, events: Queue) -> ray.train.Result:
-    """Run one cell as a Ray Train job. Its name holds the cell key, so a run cut short is resumed by the next."""
-    resources, given = params.resources, params.for_category(cell.dataset, cell.category, cell.method)
+def _run_slot(slot: int, todo: list[Cell], params: Params, workspace: Path, storage: str, dispatcher: Any) -> None:
+    """Run a slot as one Ray Train job, which takes one cell after another: its processes take longer to start than
+    many a cell to train."""
+    resources = params.resources
     per_worker = cluster.worker_resources(resources)
 
-    def train(config: dict[str, Any]) -> dict[str, Any]:
+    def train(config: dict[str, Any]) -> None:
         # Ray sends a nested function by value, so its controller, which only passes it on, needs none of our imports.
-        from pipelines.worker import train_cell
+        from pipelines.worker import train_cells
 
-        return train_cell(config)
+        train_cells(config)
 
+    name = f"slot-{uuid.uuid4().hex[:8]}"  # a new one each time: Ray resumes a run whose name it knows
     trainer = TorchTrainer(
         train,
         train_loop_config={
-            "name": cell.name,
-            "dataset": cell.dataset,
-            "category": cell.category,
-            "method": cell.method,
-            "seed": cell.seed,
-            "params": given.model_dump_json(),
+            "slot": slot,
+            "dispatcher": dispatcher,
+            "cells": {
+                cell.name: {
+                    "dataset": cell.dataset,
+                    "category": cell.category,
+                    "method": cell.method,
+                    "seed": cell.seed,
+                    "params": params.for_category(cell.dataset, cell.category, cell.method).model_dump_json(),
+                }
+                for cell in todo
+            },
             "workspace": str(workspace),
             "cache": str(cache_folder() / "features"),
-            "events": events,
+            "storage": storage,
         },
         scaling_config=ScalingConfig(
             num_workers=resources.workers_per_cell, use_gpu="GPU" in per_worker, resources_per_worker=per_worker
         ),
         run_config=RunConfig(
-            name=cell.name,
+            name=name,
             storage_path=storage,
-            failure_config=FailureConfig(max_failures=resources.attempts - 1, controller_failure_limit=3),
-            checkpoint_config=CheckpointConfig(num_to_keep=None if given.train.keep_reports else 1),
+            # As many as all cells may use up; the dispatcher counts those of each.
+            failure_config=FailureConfig(max_failures=resources.attempts * len(todo), controller_failure_limit=3),
         ),
     )
-    return trainer.fit()
+    try:
+        trainer.fit()
+    finally:
+        Checkpoints(storage, name).clear()  # Ray's own files of the job
 
 
-def _keep(cell: Cell, result: ray.train.Result, params: Params, workspace: Path) -> None:
-    """Make the cell's folder from what the job left; it appears whole or not at all."""
-    assert result.checkpoint is not None and result.return_value is not None, "a finished job has both"
-    outcome = result.return_value
+def _keep(cell: Cell, params: Params, storage: str, workspace: Path) -> None:
+    """Make the cell's folder from its checkpoints; it appears whole or not at all, and they vanish."""
+    checkpoints = Checkpoints(storage, cell.name)
     rows = category_rows(read_manifest(workspace / "data" / cell.dataset), cell.category, "train")
     with (
-        result.checkpoint.as_directory() as checkpoint,
+        checkpoints.read(FINISHED) as finished,
         folder_atomically(workspace / "runs" / cell.dataset / cell.name) as folder,
     ):
-        shutil.copytree(Path(checkpoint) / DETECTOR, folder, dirs_exist_ok=True)
+        shutil.copytree(finished, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(OUTCOME))
         if params.train.keep_reports:
-            _keep_reports(result, folder / cells.REPORTS)
-        pd.DataFrame(outcome["history"]).to_csv(folder / "history.csv", index=False)
-        pd.DataFrame(outcome["held_out"]).to_csv(folder / "held_out.csv", index=False)
+            _keep_reports(checkpoints, folder / cells.REPORTS)
         record = {
             "dataset": cell.dataset,
             "category": cell.category,
@@ -181,20 +203,16 @@ def _keep(cell: Cell, result: ray.train.Result, params: Params, workspace: Path)
             "loss": params.loss.model_dump(mode="json"),
             "train": params.train.model_dump(mode="json"),
             "train_images": cell.train_images,
-            "train_seconds": outcome["history"][-1]["seconds"],
-            "params_added": outcome["params_added"],
-            "image_threshold": outcome["thresholds"]["image"],
-            "pixel_threshold": outcome["thresholds"]["pixel"],
-            "typical_score": outcome["thresholds"]["typical"],
+            **read_json(finished / OUTCOME),
         }
         write_json(folder / cells.MARKER, record)
+    checkpoints.clear()
 
 
-def _keep_reports(result: ray.train.Result, folder: Path) -> None:
-    """Keep the flow's weights of every checkpoint; a method without a flow has none."""
+def _keep_reports(checkpoints: Checkpoints, folder: Path) -> None:
+    """Keep the flow's weights of every report; a method without a flow has none."""
     folder.mkdir()
-    for checkpoint, point in result.best_checkpoints or []:
-        with checkpoint.as_directory() as saved:
-            weights = Path(saved) / FLOW_FILE
-            if weights.exists():
-                shutil.copy(weights, folder / f"{int(point['step'])}.safetensors")
+    for name in checkpoints.names():
+        with checkpoints.read(name) as saved:
+            if (saved / FLOW_FILE).exists():
+                shutil.copy(saved / FLOW_FILE, folder / f"{int(name)}.safetensors")

@@ -23,7 +23,6 @@ from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 
 from clflow.data.fetch import cache_folder
-from clflow.errors import ClflowError
 from clflow.params import Params
 from clflow.sections import Distribution
 from pipelines import cluster
@@ -213,7 +212,7 @@ class _Recorder(tune.Callback):
         if error is None:
             self.board.finished(self._name(number), state)
         else:
-            self.board.failed(self._name(number), ClflowError(error))
+            self.board.failed(self._name(number), error)
 
     def _name_of(self, trial: Trial) -> str:
         return self._name(self.numbers[trial.trial_id])

@@ -1,32 +1,41 @@
-"""What runs inside the Ray Train workers of a cell. It imports the method only, because every worker of every cell
-pays for its imports."""
+"""What runs inside the Ray Train workers of a slot. It imports the method only, because every worker pays for its
+imports."""
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from dataclasses import asdict
+import traceback
+from contextlib import nullcontext
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+import ray
 import ray.train
 import torch
+from ray.train.collective import broadcast_from_rank_zero
 from ray.train.torch import get_device, prepare_model
 
 from clflow.cache import FeatureCache
 from clflow.data.manifest import category_rows, read_manifest
+from clflow.errors import ClflowError
+from clflow.files import write_json
 from clflow.fit import Save, Worker, run, score_features
 from clflow.fitdata import FitData, load_fit_data
 from clflow.methods import find_method
 from clflow.methods.protocol import Method
-from clflow.model.backbone import find_weights
+from clflow.model.detector import Detector
 from clflow.model.features import Features
+from clflow.model.weights import find_weights
 from clflow.params import Params
 from clflow.sections import Model
+from pipelines.checkpoints import Checkpoints
 
-DETECTOR = "detector"
-"""Sub-folder of a job's last checkpoint that holds the finished detector."""
+FINISHED = "finished"
+"""The last checkpoint of a cell: its detector and curves, and what else its training has to tell."""
+
+OUTCOME = "outcome.json"
+"""The latter, as the cell's record has it."""
 
 
 def load_category(
@@ -62,73 +71,90 @@ def _open_features(method: Method, model: Model, device: torch.device) -> tuple[
     return method.features(weights, model).to(device), weights.identity()
 
 
-def train_cell(config: dict[str, Any]) -> dict[str, Any]:
-    """Train one cell as one of its workers; rank 0 returns what the driver writes beside the detector.
+def train_cells(config: dict[str, Any]) -> None:
+    """Train one cell after another, as one of the workers of a slot, until the dispatcher has no more.
+
+    An error ends the worker, whose process may be in any state; Ray starts another, and the dispatcher decides whether
+    the cell is tried again.
 
     Args:
-        config: ``name``, ``dataset``, ``category``, ``method`` and ``seed`` of the cell, its ``params`` as JSON, the
-            paths ``workspace`` and ``cache``, and ``events``, the queue for learning curves. All but the queue are of
-            built-in types, so that Ray's controller needs none of our modules.
+        config: the number of the ``slot``, the actor ``dispatcher``, ``cells`` by name, with their ``dataset``,
+            ``category``, ``method``, ``seed`` and ``params`` as JSON, and the paths ``workspace``, ``cache`` and
+            ``storage``. All but the actor are of built-in types, so that Ray's controller needs none of our modules.
     """
-    params = Params.model_validate_json(config["params"])
+    slot, dispatcher = config["slot"], config["dispatcher"]
+    first = ray.train.get_context().get_world_rank() == 0
+    while True:
+        name: str | None = ray.get(dispatcher.next.remote(slot)) if first else None
+        name = broadcast_from_rank_zero(name)
+        if name is None:
+            return
+        try:
+            _train_cell(name, config)
+        except Exception as error:
+            final = isinstance(error, ClflowError)  # its input is at fault, or its parameters
+            ray.get(dispatcher.failed.remote(slot, traceback.format_exc(), final))
+            raise
+        if first:
+            ray.get(dispatcher.finished.remote(slot))
+
+
+def _train_cell(name: str, config: dict[str, Any]) -> None:
+    """Train one cell from where it was left; its detector is in the storage at the end."""
+    cell = config["cells"][name]
+    params = Params.model_validate_json(cell["params"])
+    checkpoints = Checkpoints(config["storage"], name)
     context = ray.train.get_context()
     rank, world, device = context.get_world_rank(), context.get_world_size(), get_device()
     assert isinstance(device, torch.device), "one device per worker"
     torch.set_num_threads(params.resources.cpus_per_worker)
+    kept = checkpoints.names()
+    if FINISHED in kept:  # the driver died before it could take it
+        return
 
     features, data = load_category(
         params,
-        config["dataset"],
-        config["category"],
-        config["method"],
+        cell["dataset"],
+        cell["category"],
+        cell["method"],
         Path(config["workspace"]),
         Path(config["cache"]),
         device,
     )
 
-    last_save: Save | None = None
-
     def report(point: dict[str, float], save: Save) -> None:
-        nonlocal last_save
-        last_save = save
-        if rank == 0:
-            config["events"].put((config["name"], point))
-        send(point, save)
-
-    def send(point: dict[str, float], save: Save) -> None:
         if rank != 0:
-            ray.train.report(point)
             return
-        with tempfile.TemporaryDirectory() as folder:
-            save(Path(folder))
-            ray.train.report(point, checkpoint=ray.train.Checkpoint.from_directory(folder))
+        config["dispatcher"].point.remote(config["slot"], point)
+        before = [] if params.train.keep_reports else checkpoints.names()
+        checkpoints.write(f"{int(point['step']):09}", save)
+        for old in before:
+            checkpoints.remove(old)
 
     worker = Worker(rank, world, device, prepare_model if world > 1 else lambda module: module)
-    with tempfile.TemporaryDirectory() as resumed:
-        checkpoint = ray.train.get_checkpoint()
-        if checkpoint:
-            checkpoint.to_directory(resumed)
-        resume = Path(resumed) if checkpoint else None
-        method = find_method(config["method"])
-        detector, history = run(method.fit(features, data, params, config["seed"], worker, resume), report)
+    with checkpoints.read(kept[-1]) if kept else nullcontext() as resume:
+        training = find_method(cell["method"]).fit(features, data, params, cell["seed"], worker, resume)
+        detector, history = run(training, report)
+    if rank == 0:
+        checkpoints.write(FINISHED, lambda folder: _save(folder, detector, history, data, device))
 
-        def save_all(folder: Path) -> None:
-            # With what a resumed run needs, too: the driver may die before it has kept the detector.
-            if last_save is not None:
-                last_save(folder)
-            else:
-                shutil.copytree(resumed, folder, dirs_exist_ok=True)
-            (folder / DETECTOR).mkdir(exist_ok=True)
-            detector.save(folder / DETECTOR)
 
-        send(history[-1], save_all)
+def _save(
+    folder: Path, detector: Detector, history: list[dict[str, float]], data: FitData, device: torch.device
+) -> None:
+    detector.save(folder)
+    pd.DataFrame(history).to_csv(folder / "history.csv", index=False)
     normal, synthetic = (
         score_features(detector.scorer, rows, device)[1].tolist()
         for rows in (data.held_out_normal, data.held_out_synthetic)
     )
-    return {
-        "history": history,
-        "held_out": {"label": [0] * len(normal) + [1] * len(synthetic), "image_score": [*normal, *synthetic]},
+    held_out = {"label": [0] * len(normal) + [1] * len(synthetic), "image_score": [*normal, *synthetic]}
+    pd.DataFrame(held_out).to_csv(folder / "held_out.csv", index=False)
+    outcome = {
+        "train_seconds": history[-1]["seconds"],
         "params_added": detector.parameter_count(),
-        "thresholds": asdict(detector.thresholds),
+        "image_threshold": detector.thresholds.image,
+        "pixel_threshold": detector.thresholds.pixel,
+        "typical_score": detector.thresholds.typical,
     }
+    write_json(folder / OUTCOME, outcome)

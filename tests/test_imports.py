@@ -1,6 +1,8 @@
 """Imports run one way: the method knows nothing of the workflow."""
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -28,3 +30,11 @@ def test_the_method_never_imports_the_workflow():
 def test_the_command_line_starts_without_heavy_libraries():
     tree = ast.parse((ROOT / "pipelines" / "cli.py").read_text(encoding="utf-8"))
     assert not imported(tree.body) & {"torch", "ray", "mlflow", "dvc", "pandas"}
+
+
+def test_who_only_plans_does_not_wait_for_the_model_zoo():
+    code = (
+        "import sys, pipelines.cells; print({'timm', 'torchvision', 'FrEIA', 'anomalib', 'sklearn'} & {*sys.modules})"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert found.strip() == "set()"

@@ -13,9 +13,9 @@ from clflow.files import read_json
 from clflow.methods.flow import FlowMethod
 from clflow.methods.peers import FastFlow, PaDiM, PatchCore
 from clflow.methods.protocol import Method
-from clflow.model.backbone import find_weights
 from clflow.model.detector import CONFIG_FILE, WEIGHTS_FILE, Detector, Thresholds
 from clflow.model.features import Features
+from clflow.model.weights import find_weights
 from clflow.params import TUNED, VARIANT
 from clflow.sections import Model
 

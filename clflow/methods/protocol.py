@@ -9,9 +9,9 @@ from torch import nn
 
 from clflow.fit import Training, Worker
 from clflow.fitdata import FitData
-from clflow.model.backbone import Weights
 from clflow.model.detector import Detector
 from clflow.model.features import Features
+from clflow.model.weights import Weights
 from clflow.params import Params
 from clflow.sections import Model
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clflow.model.backbone import Backbone
+if TYPE_CHECKING:
+    from clflow.model.backbone import Backbone
 
 
 class Features(nn.Module):

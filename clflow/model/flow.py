@@ -11,8 +11,6 @@ ones (Glow, arXiv 1807.03039) are there for comparison.
 
 from __future__ import annotations
 
-import FrEIA.framework as ff
-import FrEIA.modules as fm
 import torch
 from torch import Tensor, nn
 
@@ -41,6 +39,9 @@ class Flow(nn.Module):
     whitening_logdet: Tensor
 
     def __init__(self, channels: int, coupling_steps: int, hidden_ratio: float, coupling: str, seed: int):
+        import FrEIA.framework as ff  # it takes more than a second, and few who name a flow build one
+        import FrEIA.modules as fm
+
         super().__init__()
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("whitening", torch.eye(channels))

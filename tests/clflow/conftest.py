@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from clflow.model.backbone import Backbone, find_weights
+from clflow.model.backbone import Backbone
 from clflow.model.detector import Detector, FlowScorer, Thresholds, build_flow
 from clflow.model.features import FeatureGrid
+from clflow.model.weights import find_weights
 from clflow.params import load
 
 ROOT = Path(__file__).parents[2]

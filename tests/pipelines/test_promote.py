@@ -35,9 +35,10 @@ from clflow.data.manifest import category_rows, data_hash, read_manifest
 from clflow.errors import ClflowError, PromotionError
 from clflow.files import fingerprint, read_json, write_json
 from clflow.methods import find_method, load_detector
-from clflow.model.backbone import Backbone, find_weights
+from clflow.model.backbone import Backbone
 from clflow.model.detector import WEIGHTS_FILE, Detector, Thresholds
 from clflow.model.features import FeatureGrid
+from clflow.model.weights import find_weights
 from clflow.params import Params, load
 from pipelines import fetch, promote
 from pipelines.aggregate import aggregate

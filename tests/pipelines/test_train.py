@@ -55,6 +55,11 @@ def complete(workspace: Path) -> dict[str, float]:
     return {path.parent.name: path.stat().st_mtime for path in workspace.glob("runs/folder/[!.]*/cell.json")}
 
 
+def logs(workspace: Path) -> list[Path]:
+    """Of the cells that have begun to report."""
+    return list((workspace / ".clflow" / "logs").glob("*.log"))
+
+
 def start(workspace: Path) -> subprocess.Popen[str]:
     command = [str(Path(sys.executable).with_name("clflow")), "train", "--dataset", "folder"]
     return subprocess.Popen(
@@ -72,28 +77,29 @@ def wait_for(condition, process: subprocess.Popen[str]) -> None:
 
 
 def test_killed_driver_loses_no_finished_cell(workspace: Path, tiny_source: Path):
-    one_method = {"benchmark__methods": ["clflow"]}
-    changed(workspace, tiny_source, **one_method, resources__cpus_per_worker=os.cpu_count())  # one after the other
+    long = {"benchmark__methods": ["clflow"], "train__steps": 400, "train__reports": 40}
+    changed(workspace, tiny_source, **long, resources__cpus_per_worker=os.cpu_count())  # one after the other
     process = start(workspace)
-    wait_for(lambda: complete(workspace), process)
+    wait_for(lambda: complete(workspace) and len(logs(workspace)) == 2, process)
     process.send_signal(signal.SIGKILL)
     process.wait()
     first = complete(workspace)
     assert len(first) == 1
 
-    params = changed(workspace, tiny_source, **one_method)
+    params = changed(workspace, tiny_source, **long)
     assert len(train.missing(cells.plan(params, workspace), workspace)) == 1
     train.run(params, "folder", workspace)
     after = complete(workspace)
     assert len(after) == 2
     assert {name: after[name] for name in first} == first
+    assert [log.read_text().count("step 10 ") for log in logs(workspace)] == [1, 1]  # none was begun again
+    assert not [path for path in (workspace / ".clflow" / "ray").iterdir() if path.name in after]
 
 
 def test_killed_worker_is_restarted_from_its_last_checkpoint(workspace: Path, tiny_source: Path):
     params = one_cell(workspace, tiny_source, train__steps=2000, train__reports=100)
     process = start(workspace)
-    log = workspace / ".clflow" / "logs"
-    wait_for(lambda: any("step 1000" in path.read_text() for path in log.glob("*.log")), process)
+    wait_for(lambda: any("step 1000 " in log.read_text() for log in logs(workspace)), process)
     children = psutil.Process(process.pid).children(recursive=True)
     workers = [child for child in children if "RayTrainWorker" in " ".join(child.cmdline())]
     assert workers
@@ -104,6 +110,7 @@ def test_killed_worker_is_restarted_from_its_last_checkpoint(workspace: Path, ti
     (cell,) = cells.plan(params, workspace)
     history = pd.read_csv(workspace / "runs" / "folder" / cell.name / "history.csv")
     assert list(history["step"]) == list(range(20, 2001, 20))
+    assert [log.read_text().count("step 20 ") for log in logs(workspace)] == [1]
 
 
 def test_failed_cell_is_named_and_stops_no_other(workspace: Path, tiny_source: Path):

@@ -21,9 +21,9 @@ from clflow.fitdata import FitData, load_fit_data
 from clflow.methods import METHODS, find_method, load_detector
 from clflow.methods.peers import farthest_points
 from clflow.methods.protocol import Method
-from clflow.model.backbone import find_weights
 from clflow.model.detector import Detector
 from clflow.model.features import Features
+from clflow.model.weights import find_weights
 from clflow.params import Params, load
 from clflow.synthesis.category import synthesize_category
 from tests import tiny

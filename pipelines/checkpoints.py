@@ -1,0 +1,67 @@
+"""Checkpoints of cells that are being trained: a folder per cell in the storage, whichever slot trains it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem, copy_files
+
+_COMPLETE = "complete"  # written last: an object store cannot rename
+
+
+class Checkpoints:
+    """Named folders of a cell; each is there whole, or not at all.
+
+    Args:
+        storage: an absolute path, or a bucket's URI.
+        cell: its name, which holds its key: checkpoints of other parameters are never found.
+    """
+
+    def __init__(self, storage: str, cell: str):
+        self.filesystem, root = FileSystem.from_uri(storage)
+        self.folder = f"{root}/{cell}"
+
+    def names(self) -> list[str]:
+        """Of all that are complete, sorted."""
+        found = self.filesystem.get_file_info(FileSelector(self.folder, allow_not_found=True, recursive=True))
+        complete = [Path(info.path) for info in found if info.base_name == _COMPLETE]
+        return sorted(path.parent.name for path in complete)
+
+    def write(self, name: str, save: Callable[[Path], None]) -> None:
+        """Keep what ``save`` writes into a folder."""
+        with tempfile.TemporaryDirectory() as made:
+            save(Path(made))
+            self.remove(name)
+            target = f"{self.folder}/{name}"
+            self.filesystem.create_dir(target)
+            copy_files(made, target, LocalFileSystem(), self.filesystem)
+            with self.filesystem.open_output_stream(f"{target}/{_COMPLETE}"):
+                pass
+
+    @contextmanager
+    def read(self, name: str) -> Iterator[Path]:
+        """A local copy, for the time of the context."""
+        with tempfile.TemporaryDirectory() as copy:
+            copy_files(f"{self.folder}/{name}", copy, self.filesystem, LocalFileSystem())
+            (Path(copy) / _COMPLETE).unlink()
+            yield Path(copy)
+
+    def remove(self, name: str) -> None:
+        """Remove one, if it is there; a half-written one, too."""
+        folder = f"{self.folder}/{name}"
+        for path, remove in (
+            (f"{folder}/{_COMPLETE}", self.filesystem.delete_file),  # first, lest half of it is taken for whole
+            (folder, self.filesystem.delete_dir),
+        ):
+            if self.filesystem.get_file_info(path).type != FileType.NotFound:
+                remove(path)
+
+    def clear(self) -> None:
+        """Remove all."""
+        for name in self.names():
+            self.remove(name)
+        if self.filesystem.get_file_info(self.folder).type != FileType.NotFound:
+            self.filesystem.delete_dir(self.folder)

@@ -1,0 +1,84 @@
+"""Which slot trains which cell, and what it tells of it. A Ray actor, so it imports nothing of ours: its process is to
+start fast."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Any, Literal
+
+KILLED = "the worker died without a word: killed, or out of memory"
+"""Why a cell failed whose worker could not say it."""
+
+
+@dataclass(frozen=True)
+class Message:
+    """What is told of a cell.
+
+    Attributes:
+        cell: its name.
+        kind: a point of its learning curves, that its detector is in the storage, or that it failed for good.
+        content: the point, nothing, or the reason.
+    """
+
+    cell: str
+    kind: Literal["point", "finished", "failed"]
+    content: Any = None
+
+
+@dataclass
+class _Held:
+    """A cell that a slot trains: the attempts left after this one, and why the last one ended."""
+
+    cell: str
+    left: int
+    reason: str = KILLED
+
+
+class Dispatcher:
+    """Hands out cells in their order. A slot that asks again while it holds a cell has lost its worker, and gets the
+    cell again while it has attempts left.
+
+    Args:
+        names: of the cells.
+        attempts: how often a cell is begun.
+    """
+
+    def __init__(self, names: list[str], attempts: int):
+        self._waiting = deque(names)
+        self._attempts = attempts
+        self._held: dict[int, _Held] = {}
+        self._messages: list[Message] = []
+
+    def next(self, slot: int) -> str | None:
+        """The cell that a slot is to train; None when nothing is left."""
+        held = self._held.pop(slot, None)
+        if held and held.left == 0:
+            self._messages.append(Message(held.cell, "failed", held.reason))
+            held = None
+        if held is None:
+            if not self._waiting:
+                return None
+            held = _Held(self._waiting.popleft(), self._attempts)
+        self._held[slot] = _Held(held.cell, held.left - 1)
+        return held.cell
+
+    def point(self, slot: int, figures: dict[str, float]) -> None:
+        """A slot's cell has reported."""
+        self._messages.append(Message(self._held[slot].cell, "point", figures))
+
+    def finished(self, slot: int) -> None:
+        """A slot's cell is trained, and its detector in the storage."""
+        self._messages.append(Message(self._held.pop(slot).cell, "finished"))
+
+    def failed(self, slot: int, reason: str, final: bool) -> None:
+        """An attempt ended in an error; ``final`` if another would end in the same. Of several workers that say it, the
+        first counts."""
+        held = self._held.get(slot)
+        if held and held.reason == KILLED:
+            self._held[slot] = _Held(held.cell, 0 if final else held.left, reason)
+
+    def messages(self) -> list[Message]:
+        """What was told since the last call, in order."""
+        messages, self._messages = self._messages, []
+        return messages
