@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -10,17 +12,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from clflow.ahead import ahead
 from clflow.data.images import read_image
 
 
 def image_batches(paths: Sequence[Path], size: int, batch: int) -> Iterator[Tensor]:
     """Images as uint8 (B, size, size, 3) in the order of the paths.
 
+    As many threads as torch may use decode the next batch while one is worked on.
+
     Raises:
         DataError: an image is missing or damaged.
     """
-    for start in range(0, len(paths), batch):
-        yield torch.from_numpy(np.stack([read_image(path, size) for path in paths[start : start + batch]]))
+    with ThreadPoolExecutor(torch.get_num_threads()) as readers:
+        images = ahead(readers, lambda path: read_image(path, size), paths, batch)
+        while rows := list(islice(images, batch)):
+            yield torch.from_numpy(np.stack(rows))
 
 
 def upsample(maps: np.ndarray, size: int) -> np.ndarray:

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice, takewhile
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -22,6 +21,7 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
+from clflow.ahead import ahead
 from clflow.data.images import EXTENSIONS, open_rgb, squash
 from clflow.errors import ClflowError, DataError
 from clflow.files import folder_atomically, write_atomically
@@ -32,13 +32,11 @@ from pipelines import heat, watch
 from pipelines.heat import Picture
 from pipelines.models import local_folder
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 TableFormat = Literal["csv", "parquet"]
 
 _BATCH = 16
 HEAT_MAPS = "heat_maps"
-AHEAD = 2 * _BATCH  # images between two steps
+_AHEAD = 2 * _BATCH  # images between two steps
 _THREADS = 2  # of reading, and of writing
 
 
@@ -150,22 +148,11 @@ def _predict(detector: Detector, root: Path, paths: list[Path], heat_maps: Path)
         return {**row, "anomalous": scored.score > thresholds.image, "error": ""}
 
     with ThreadPoolExecutor(_THREADS) as readers, ThreadPoolExecutor(_THREADS) as writers:
-        images = ahead(readers, read, paths)
-        rows = ahead(writers, finish, _score(images, detector))
+        images = ahead(readers, read, paths, _AHEAD)
+        rows = ahead(writers, finish, _score(images, detector), _AHEAD)
         console = Console(stderr=True)
         progress = track(rows, "scoring", len(paths), transient=True, console=console, disable=not console.is_terminal)
         return pd.DataFrame(list(progress))
-
-
-def ahead(pool: Executor, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """Results in order, while at most `AHEAD` items are taken and worked on ahead of whoever takes the results."""
-    waiting: deque[Future[Result]] = deque()
-    for item in items:
-        waiting.append(pool.submit(work, item))
-        if len(waiting) > AHEAD:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
 
 
 def _score(images: Iterator[_Image], detector: Detector) -> Iterator[_Scored]:

@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -145,19 +144,3 @@ def test_wrong_model_or_target_is_one_sentence(trained: Trained, tmp_path: Path)
     (tmp_path / "file").touch()
     with pytest.raises(ClflowError, match=r"--out .*file is a file"):
         predict.run(str(trained.folder("disc")), images, tmp_path / "file", "csv")
-
-
-def test_images_are_taken_only_so_far_ahead():
-    taken: list[int] = []
-
-    def items():
-        for i in range(200):
-            taken.append(i)
-            yield i
-
-    with ThreadPoolExecutor(3) as pool:
-        results = []
-        for result in predict.ahead(pool, lambda i: -i, items()):
-            results.append(result)
-            assert len(taken) - len(results) <= predict.AHEAD
-    assert results == [-i for i in range(200)]
