@@ -25,8 +25,8 @@ def session(resources: Resources) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    # The controller looks at its workers this often; at Ray's two seconds, a short cell mostly waits to be seen.
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    # The controller looks at its workers this often; at Ray's two seconds, a short job mostly waits to be seen.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
     if resources.cluster == "local":  # nobody takes this machine away, and the watcher is one process more per cell
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")

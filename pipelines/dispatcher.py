@@ -3,6 +3,7 @@ start fast."""
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -18,7 +19,7 @@ class Message:
     Attributes:
         cell: its name.
         kind: a point of its learning curves, that its detector is in the storage, or that it failed for good.
-        content: the point, nothing, or the reason.
+        content: the point, the seconds its last attempt took, or the reason.
     """
 
     cell: str
@@ -28,10 +29,11 @@ class Message:
 
 @dataclass
 class _Held:
-    """A cell that a slot trains: the attempts left after this one, and why the last one ended."""
+    """A cell that a slot trains: the attempts left after this one, when it began, and why it ended."""
 
     cell: str
     left: int
+    begun: float
     reason: str = KILLED
 
 
@@ -56,27 +58,30 @@ class Dispatcher:
         if held and held.left == 0:
             self._messages.append(Message(held.cell, "failed", held.reason))
             held = None
-        if held is None:
-            if not self._waiting:
-                return None
-            held = _Held(self._waiting.popleft(), self._attempts)
-        self._held[slot] = _Held(held.cell, held.left - 1)
-        return held.cell
+        if held:
+            cell, left = held.cell, held.left
+        elif self._waiting:
+            cell, left = self._waiting.popleft(), self._attempts
+        else:
+            return None
+        self._held[slot] = _Held(cell, left - 1, time.monotonic())
+        return cell
 
-    def point(self, slot: int, figures: dict[str, float]) -> None:
-        """A slot's cell has reported."""
-        self._messages.append(Message(self._held[slot].cell, "point", figures))
+    def point(self, cell: str, figures: dict[str, float]) -> None:
+        """A cell has reported."""
+        self._messages.append(Message(cell, "point", figures))
 
     def finished(self, slot: int) -> None:
         """A slot's cell is trained, and its detector in the storage."""
-        self._messages.append(Message(self._held.pop(slot).cell, "finished"))
+        held = self._held.pop(slot)
+        self._messages.append(Message(held.cell, "finished", time.monotonic() - held.begun))
 
     def failed(self, slot: int, reason: str, final: bool) -> None:
         """An attempt ended in an error; ``final`` if another would end in the same. Of several workers that say it, the
         first counts."""
         held = self._held.get(slot)
         if held and held.reason == KILLED:
-            self._held[slot] = _Held(held.cell, 0 if final else held.left, reason)
+            held.reason, held.left = reason, 0 if final else held.left
 
     def messages(self) -> list[Message]:
         """What was told since the last call, in order."""

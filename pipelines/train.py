@@ -4,6 +4,7 @@ of its own."""
 from __future__ import annotations
 
 import shutil
+import time
 import traceback
 import uuid
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
@@ -79,6 +80,7 @@ def in_order(todo: list[Cell]) -> list[Cell]:
 
 def _train(todo: list[Cell], params: Params, workspace: Path, tracker: Tracker) -> dict[Cell, Path]:
     """Train cells in as many slots as there is room for; returns those that failed, with their logs."""
+    begin, at_work = time.perf_counter(), 0.0
     slots = min(cluster.concurrent_cells(params.resources), len(todo))
     storage = cluster.storage_path(params.resources, workspace)
     by_name = {cell.name: cell for cell in todo}
@@ -96,7 +98,9 @@ def _train(todo: list[Cell], params: Params, workspace: Path, tracker: Tracker) 
             failures[cell] = board.failed(cell.name, reason)
             tracker.log_failure(cell, failures[cell])
 
-        def finish(cell: Cell) -> None:
+        def finish(cell: Cell, seconds: float) -> None:
+            nonlocal at_work
+            at_work += seconds
             try:
                 _keep(cell, params.for_category(cell.dataset, cell.category, cell.method), storage, workspace)
             except Exception:  # a full disk, say; the others go on
@@ -120,12 +124,17 @@ def _train(todo: list[Cell], params: Params, workspace: Path, tracker: Tracker) 
                 elif message.kind == "failed":
                     fail(cell, message.content)
                 else:
-                    finish(cell)
+                    finish(cell, message.content)
         # A slot may have been lost with its cell, and all of them with cells that waited.
         errors = [f"{type(error).__name__}: {error}" for job in jobs if (error := job.exception())]
         for cell in todo:
             if cell not in ended:
                 fail(cell, "\n".join(errors))
+    seconds = time.perf_counter() - begin
+    share = at_work / (slots * seconds)
+    print(
+        f"{len(todo)} cells in {seconds:.0f} s; slots trained for {share:.0%} of it, the rest was starting and waiting"
+    )
     return failures
 
 

@@ -125,7 +125,7 @@ def _train_cell(name: str, config: dict[str, Any]) -> None:
     def report(point: dict[str, float], save: Save) -> None:
         if rank != 0:
             return
-        config["dispatcher"].point.remote(config["slot"], point)
+        config["dispatcher"].point.remote(name, point)
         before = [] if params.train.keep_reports else checkpoints.names()
         checkpoints.write(f"{int(point['step']):09}", save)
         for old in before:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -143,7 +144,9 @@ def test_training_finishes_without_tracking_and_sync_catches_up(
     params = one_cell(workspace, tiny_source)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     train.run(params, "folder", workspace)
-    assert "clflow sync" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "clflow sync" in said
+    assert re.search(r"1 cells in \d+ s; slots trained for \d+% of it", said)
     wanted = cells.plan(params, workspace)
     assert not train.missing(wanted, workspace)
     with pytest.raises(ClflowError, match=r"127\.0\.0\.1:9"):
