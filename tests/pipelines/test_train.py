@@ -128,6 +128,16 @@ def test_failed_cell_is_named_and_stops_no_other(workspace: Path, tiny_source: P
     assert {run.data.tags["category"] for run in runs} == {"disc"}
 
 
+def test_cells_of_slots_that_cannot_run_fail_with_the_reason(workspace: Path, tiny_source: Path):
+    (workspace / "file").touch()
+    params = one_cell(workspace, tiny_source, resources__storage=str(workspace / "file"))
+    with pytest.raises(CellError, match=r"1 of 1 cells of folder failed"):
+        train.run(params, "folder", workspace)
+    (log,) = logs(workspace)
+    assert "Not a directory" in log.read_text()
+    assert not complete(workspace)
+
+
 def test_two_gloo_workers_train_one_cell(workspace: Path, tiny_source: Path):
     params = one_cell(workspace, tiny_source, resources__workers_per_cell=2)
     train.run(params, "folder", workspace)
