@@ -84,13 +84,14 @@ def concurrent_cells(resources: Resources) -> int:
 
 
 def storage_path(resources: Resources, workspace: Path) -> str:
-    """Where Ray Train keeps checkpoints of running cells.
+    """Where checkpoints of running cells are kept: an absolute path, or the URI of a bucket.
 
     Raises:
         ClflowError: the cluster has several nodes, but no storage that all of them see.
     """
     if resources.storage is not None:
-        return resources.storage
+        is_uri = "://" in resources.storage
+        return resources.storage if is_uri else str(workspace / Path(resources.storage).expanduser())
     if len([node for node in ray.nodes() if node["Alive"]]) > 1:
         raise ClflowError("the cluster has several nodes; set resources.storage to a folder or bucket all of them see.")
     return str(workspace / ".clflow" / "ray")

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from clflow.params import load
 from pipelines.checkpoints import Checkpoints
+from pipelines.cluster import storage_path
+from tests import tiny
 
 
 def save(folder: Path) -> None:
@@ -36,6 +39,22 @@ def test_what_was_written_is_read(storage: str):
     checkpoints.clear()
     checkpoints.clear()
     assert checkpoints.names() == []
+
+
+def test_one_of_nothing_is_kept_too(storage: str):
+    checkpoints = Checkpoints(storage, "cell")
+    checkpoints.write("000001", lambda folder: None)  # a method that cannot resume has nothing to keep
+    assert checkpoints.names() == ["000001"]
+    with checkpoints.read("000001") as folder:
+        assert not list(folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"), [("shared", "/work/shared"), ("/shared", "/shared"), ("s3://bucket/x", "s3://bucket/x")]
+)
+def test_storage_is_relative_to_the_workspace(given: str, meant: str):
+    resources = load(tiny.ROOT / "pipelines" / "demo.yaml").resources.model_copy(update={"storage": given})
+    assert storage_path(resources, Path("/work")) == meant
 
 
 def test_half_written_one_is_not_seen_and_gives_way(storage: str, tmp_path: Path):
