@@ -86,7 +86,6 @@ def _train(todo: list[Cell], params: Params, workspace: Path, tracker: Tracker) 
     by_name = {cell.name: cell for cell in todo}
     dispatcher: Any = ray.remote(num_cpus=0)(Dispatcher).remote([*by_name], params.resources.attempts)
     failures: dict[Cell, Path] = {}
-    ended: set[Cell] = set()
     with ExitStack() as stack:
         headings = ("dataset", "category", "method", "seed")
         board = stack.enter_context(Board(headings, len(todo), workspace / ".clflow" / "logs"))
@@ -94,7 +93,6 @@ def _train(todo: list[Cell], params: Params, workspace: Path, tracker: Tracker) 
             board.add(cell.name, (cell.dataset, cell.category, cell.method, str(cell.seed)))
 
         def fail(cell: Cell, reason: str) -> None:
-            ended.add(cell)
             failures[cell] = board.failed(cell.name, reason)
             tracker.log_failure(cell, failures[cell])
 
@@ -106,7 +104,6 @@ def _train(todo: list[Cell], params: Params, workspace: Path, tracker: Tracker) 
             except Exception:  # a full disk, say; the others go on
                 fail(cell, traceback.format_exc())
             else:
-                ended.add(cell)
                 board.finished(cell.name)
 
         pool = ThreadPoolExecutor(slots)
@@ -127,8 +124,8 @@ def _train(todo: list[Cell], params: Params, workspace: Path, tracker: Tracker) 
                     finish(cell, message.content)
         # A slot may have been lost with its cell, and all of them with cells that waited.
         errors = [f"{type(error).__name__}: {error}" for job in jobs if (error := job.exception())]
-        for cell in todo:
-            if cell not in ended:
+        for cell in missing(todo, workspace):
+            if cell not in failures:
                 fail(cell, "\n".join(errors))
     seconds = time.perf_counter() - begin
     share = at_work / (slots * seconds)

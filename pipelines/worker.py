@@ -123,13 +123,16 @@ def _train_cell(name: str, config: dict[str, Any]) -> None:
     )
 
     def report(point: dict[str, float], save: Save) -> None:
+        nonlocal kept
         if rank != 0:
             return
-        config["dispatcher"].point.remote(name, point)
-        before = [] if params.train.keep_reports else checkpoints.names()
-        checkpoints.write(f"{int(point['step']):09}", save)
-        for old in before:
-            checkpoints.remove(old)
+        new = f"{int(point['step']):09}"
+        checkpoints.write(new, save)
+        if not params.train.keep_reports:
+            for old in set(kept) - {new}:
+                checkpoints.remove(old)
+            kept = [new]
+        config["dispatcher"].point.remote(name, point)  # last: what is told is kept
 
     worker = Worker(rank, world, device, prepare_model if world > 1 else lambda module: module)
     with checkpoints.read(kept[-1]) if kept else nullcontext() as resume:

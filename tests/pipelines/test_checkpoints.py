@@ -50,11 +50,11 @@ def test_one_of_nothing_is_kept_too(storage: str):
 
 
 @pytest.mark.parametrize(
-    ("given", "meant"), [("shared", "/work/shared"), ("/shared", "/shared"), ("s3://bucket/x", "s3://bucket/x")]
+    ("given", "meant"), [("shared", "/parts/shared"), ("/shared", "/shared"), ("s3://bucket/x", "s3://bucket/x")]
 )
 def test_storage_is_relative_to_the_workspace(given: str, meant: str):
     resources = load(tiny.ROOT / "pipelines" / "demo.yaml").resources.model_copy(update={"storage": given})
-    assert storage_path(resources, Path("/work")) == meant
+    assert storage_path(resources, Path("/parts")) == meant
 
 
 def test_half_written_one_is_not_seen_and_gives_way(storage: str, tmp_path: Path):
