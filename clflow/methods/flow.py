@@ -7,6 +7,7 @@ from pathlib import Path
 
 from clflow.fit import Training, Worker, fit, thresholds
 from clflow.fitdata import FitData
+from clflow.model.backbone import Backbone
 from clflow.model.detector import Detector, FlowScorer, build_flow
 from clflow.model.features import FeatureGrid, Features
 from clflow.model.weights import Weights
@@ -28,8 +29,6 @@ class FlowMethod:
 
     def features(self, weights: Weights, model: Model) -> FeatureGrid:
         """See `Method.features`."""
-        from clflow.model.backbone import Backbone  # timm takes seconds to import, and few who name a method need it
-
         return FeatureGrid(Backbone(weights, model.strides), model.grid, model.pool)
 
     def scorer(self, features: Features, model: Model, image_size: int, seed: int) -> FlowScorer:

