@@ -5,8 +5,10 @@ ONNX and OpenVINO graphs need their runtime alone, torch.export ones need torch;
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -16,7 +18,7 @@ from torch import Tensor, nn
 
 from clflow.errors import ClflowError, DataError, ParameterError
 from clflow.files import folder_atomically, read_json, write_json
-from clflow.model.detector import Detector
+from clflow.model.detector import Detector, Thresholds
 from clflow.score import upsample_maps
 
 Format = Literal["onnx", "openvino", "torch"]
@@ -43,6 +45,25 @@ Inspect = Callable[[np.ndarray], Inspection]
 """From images, uint8 (B, S, S, 3) RGB, as `clflow.data.images.squash` makes them."""
 
 
+@dataclass(frozen=True)
+class Exported:
+    """A graph in its runtime: called with images, it inspects them.
+
+    Attributes:
+        inspect: runs the graph.
+        image_size: S, side of its images in pixels.
+        thresholds: that are in it.
+    """
+
+    inspect: Inspect
+    image_size: int
+    thresholds: Thresholds
+
+    def __call__(self, images: np.ndarray) -> Inspection:
+        """See `Inspect`."""
+        return self.inspect(images)
+
+
 class Graph(nn.Module):
     """What is exported: the detector with the scaling of pixels before it, and thresholds and pixel resolution after.
 
@@ -62,13 +83,14 @@ class Graph(nn.Module):
         return scores, scores > limits.image, maps, maps > limits.pixel
 
 
-def export(detector: Detector, to: Format, folder: Path) -> float:
+def export(detector: Detector, to: Format, folder: Path, beside: Sequence[Path] = ()) -> float:
     """Write a detector as a graph for any number of images at once, once it says what the detector says.
 
     Args:
         detector: on the CPU.
         to: the format.
         folder: appears, or is replaced, when all is written and verified; ``export.json`` says what it holds.
+        beside: files to be copied to the folder, such as those that say where the detector is from.
 
     Returns:
         The largest difference to the detector that was seen.
@@ -89,12 +111,26 @@ def export(detector: Detector, to: Format, folder: Path) -> float:
             reason = " ".join(str(error).split())[:300]
             raise ClflowError(f"method {detector.method} cannot be exported to {to}: {reason}") from error
         worst = _verify(_LOADERS[to](temporary / _FILES[to], None, "float32"), graph, size)
-        config = {"format": to, "method": detector.method, "image_size": size, "outputs": list(Inspection._fields)}
-        write_json(temporary / CONFIG_FILE, config | {"largest_difference": worst})
+        for path in beside:
+            shutil.copy(path, temporary)
+        config = {
+            "format": to,
+            "method": detector.method,
+            "image_size": size,
+            "thresholds": asdict(detector.thresholds),
+            "outputs": list(Inspection._fields),
+            "largest_difference": worst,
+        }
+        write_json(temporary / CONFIG_FILE, config)
     return worst
 
 
-def load(folder: Path, threads: int | None = None, precision: Precision = "float32") -> Inspect:
+def holds_export(folder: Path) -> bool:
+    """Whether `export` wrote the folder."""
+    return (folder / CONFIG_FILE).is_file()
+
+
+def load(folder: Path, threads: int | None = None, precision: Precision = "float32") -> Exported:
     """Load what `export` wrote.
 
     Args:
@@ -107,13 +143,15 @@ def load(folder: Path, threads: int | None = None, precision: Precision = "float
         ParameterError: the format's packages are not installed, or it does not have that precision.
     """
     try:
-        to: Format = read_json(folder / CONFIG_FILE)["format"]
+        config = read_json(folder / CONFIG_FILE)
     except FileNotFoundError:
         raise DataError(f"{folder} holds no exported detector; make it with clflow export.") from None
+    to: Format = config["format"]
     if precision != "float32" and to != "openvino":
         raise ParameterError(f"precision {precision} is for openvino, not for {to}.")
     with _installed(to):
-        return _LOADERS[to](folder / _FILES[to], threads, precision)
+        inspect = _LOADERS[to](folder / _FILES[to], threads, precision)
+    return Exported(inspect, config["image_size"], Thresholds(**config["thresholds"]))
 
 
 def _pictures(count: int, size: int) -> np.ndarray:

@@ -109,7 +109,7 @@ def report(params: ParamsFile = DEFAULT) -> None:
 @app.command()
 def predict(
     images: Annotated[str, typer.Argument(help="A folder, an image, or a quoted pattern ('line/*.png').")],
-    model: Annotated[str, typer.Option("--model", help="A cell's folder, or models:/<name>@champion in MLflow.")],
+    model: Annotated[str, typer.Option("--model", help="A cell's folder, models:/<name>@champion, or a graph.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for scores, heat maps and watched statistics.")],
     table_format: Annotated[Literal["csv", "parquet"], typer.Option("--format", help="Of the table.")] = "csv",
 ) -> None:

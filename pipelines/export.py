@@ -6,8 +6,9 @@ import tempfile
 from pathlib import Path
 
 from clflow.errors import ClflowError
-from clflow.export import CONFIG_FILE, Format, export
+from clflow.export import Format, export, holds_export
 from clflow.methods import load_detector
+from pipelines import watch
 from pipelines.models import local_folder
 
 
@@ -22,9 +23,10 @@ def run(reference: str, out: Path, to: Format) -> None:
     Raises:
         ClflowError: the model cannot be had or exported, or ``out`` holds something else.
     """
-    if out.exists() and not (out / CONFIG_FILE).is_file():
+    if out.exists() and not holds_export(out):
         raise ClflowError(f"--out {out} holds something else than an exported detector; name another folder.")
     with tempfile.TemporaryDirectory() as download:
-        detector = load_detector(local_folder(reference, Path.cwd(), Path(download)))
-    worst = export(detector, to, out)
+        folder = local_folder(reference, Path.cwd(), Path(download))
+        detector = load_detector(folder)
+        worst = export(detector, to, out, watch.Model.files(folder))
     print(f"{out}: {to}, for RGB images uint8 (B, {detector.image_size}, {detector.image_size}, 3); off by {worst:.1e}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice, takewhile
@@ -24,9 +24,10 @@ from rich.progress import track
 from clflow.ahead import ahead
 from clflow.data.images import EXTENSIONS, open_rgb, squash
 from clflow.errors import ClflowError, DataError
+from clflow.export import holds_export, load
 from clflow.files import folder_atomically, write_atomically
 from clflow.methods import load_detector
-from clflow.model.detector import Detector
+from clflow.model.detector import Thresholds
 from clflow.score import upsample
 from pipelines import heat, watch
 from pipelines.heat import Picture
@@ -41,14 +42,15 @@ _THREADS = 2  # of reading, and of writing
 
 
 def run(reference: str, source: str, out: Path, table_format: TableFormat) -> None:
-    """Score images with a trained detector and write ``scores.csv`` (or ``.parquet``), ``heat_maps/`` and ``watch/``.
+    """Score images with a detector or its exported graph: ``scores.csv`` (or ``.parquet``), ``heat_maps/``, ``watch/``.
 
     The table has a row per image: its ``path`` below the source, ``image_score``, ``threshold``, ``anomalous`` and
     ``error``. An image that cannot be read has no score and counts as anomalous: it must not pass for good because
     nobody could look at it. Scores are added to those that ``out`` already watches.
 
     Args:
-        reference: of the model, see `pipelines.models.local_folder`; MLflow's database is sought in the current folder.
+        reference: of the model, see `pipelines.models.local_folder`, or the folder of an exported graph; MLflow's
+            database is sought in the current folder.
         source: a folder, which is searched with all below it, an image, or a glob pattern.
         out: folder to write to.
         table_format: of the table.
@@ -61,11 +63,12 @@ def run(reference: str, source: str, out: Path, table_format: TableFormat) -> No
         raise ClflowError(f"--out {out} is a file; name a folder.")
     root, paths = find_images(source, out)
     with tempfile.TemporaryDirectory() as download:
-        folder = local_folder(reference, Path.cwd(), Path(download))
+        graph = Path(reference)
+        folder = graph if holds_export(graph) else local_folder(reference, Path.cwd(), Path(download))
         model = watch.Model.of_folder(folder)
-        detector = load_detector(folder)
+        judge = _judge(folder)
     with folder_atomically(out / HEAT_MAPS) as heat_maps:
-        table = _predict(detector, root, paths, heat_maps)
+        table = _predict(judge, root, paths, heat_maps)
     path = out / f"scores.{table_format}"
     with write_atomically(path) as temporary:
         table.to_csv(temporary, index=False) if table_format == "csv" else table.to_parquet(temporary, index=False)
@@ -74,7 +77,7 @@ def run(reference: str, source: str, out: Path, table_format: TableFormat) -> No
     unread = table.loc[table["error"] != ""]
     print(
         f"{model.dataset}/{model.category}: {len(table)} images, {table['anomalous'].sum()} anomalous at threshold "
-        f"{detector.thresholds.image:.4g}; {path}"
+        f"{judge.thresholds.image:.4g}; {path}"
     )
     if len(unread):
         raise DataError(
@@ -124,8 +127,43 @@ class _Scored:
     score_map: np.ndarray
 
 
-def _predict(detector: Detector, root: Path, paths: list[Path], heat_maps: Path) -> pd.DataFrame:
-    thresholds, side = detector.thresholds, detector.image_size
+@dataclass(frozen=True)
+class _Judge:
+    """A detector, or the graph that was exported from one.
+
+    Attributes:
+        score: images, uint8 (B, S, S, 3), to score maps (B, h, w) and image scores (B,).
+        image_size: S, in pixels.
+        thresholds: of the scores.
+    """
+
+    score: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+    image_size: int
+    thresholds: Thresholds
+
+
+def _judge(folder: Path) -> _Judge:
+    if holds_export(folder):
+        graph = load(folder)
+
+        def inspect(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            found = graph(images)
+            return found.maps, found.scores
+
+        return _Judge(inspect, graph.image_size, graph.thresholds)
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    detector = load_detector(folder).to(device)
+
+    def score(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        maps, scores = detector(torch.from_numpy(images).to(device))
+        return maps.cpu().numpy(), scores.cpu().numpy()
+
+    return _Judge(score, detector.image_size, detector.thresholds)
+
+
+def _predict(judge: _Judge, root: Path, paths: list[Path], heat_maps: Path) -> pd.DataFrame:
+    thresholds, side = judge.thresholds, judge.image_size
 
     def read(path: Path) -> _Image:
         name = path.relative_to(root).as_posix()
@@ -149,16 +187,13 @@ def _predict(detector: Detector, root: Path, paths: list[Path], heat_maps: Path)
 
     with ThreadPoolExecutor(_THREADS) as readers, ThreadPoolExecutor(_THREADS) as writers:
         images = ahead(readers, read, paths, _AHEAD)
-        rows = ahead(writers, finish, _score(images, detector), _AHEAD)
+        rows = ahead(writers, finish, _score(images, judge), _AHEAD)
         console = Console(stderr=True)
         progress = track(rows, "scoring", len(paths), transient=True, console=console, disable=not console.is_terminal)
         return pd.DataFrame(list(progress))
 
 
-def _score(images: Iterator[_Image], detector: Detector) -> Iterator[_Scored]:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    detector.to(device)
+def _score(images: Iterator[_Image], judge: _Judge) -> Iterator[_Scored]:
     while batch := list(islice(images, _BATCH)):
-        with torch.inference_mode():
-            maps, scores = detector(torch.from_numpy(np.stack([image.pixels for image in batch])).to(device))
-        yield from map(_Scored, batch, scores.tolist(), maps.cpu().numpy())
+        maps, scores = judge.score(np.stack([image.pixels for image in batch]))
+        yield from map(_Scored, batch, scores.tolist(), maps)

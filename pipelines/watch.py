@@ -69,13 +69,23 @@ class Model:
         Raises:
             DataError: the folder holds a detector, but not what its training left beside it.
         """
-        try:
-            record = read_json(folder / MARKER)
-            held_out = pd.read_csv(folder / "held_out.csv")
-        except FileNotFoundError as error:
-            raise DataError(f"{folder} lacks {Path(error.filename).name}; name the whole folder of a cell.") from None
+        cell, scores = cls.files(folder)
+        record, held_out = read_json(cell), pd.read_csv(scores)
         normal = held_out.loc[held_out["label"] == 0, "image_score"]
         return cls(record["dataset"], record["category"], record["key"], tuple(normal.astype(float)))
+
+    @staticmethod
+    def files(folder: Path) -> tuple[Path, Path]:
+        """What `of_folder` reads.
+
+        Raises:
+            DataError: one of them is missing.
+        """
+        paths = folder / MARKER, folder / "held_out.csv"
+        for path in paths:
+            if not path.is_file():
+                raise DataError(f"{folder} lacks {path.name}; name the whole folder of a cell.")
+        return paths
 
     @property
     def file_name(self) -> str:
