@@ -20,7 +20,7 @@ from clflow.fitdata import FitData
 from clflow.metrics import image_metrics, pixel_metrics
 from clflow.model.detector import FlowScorer, Thresholds, build_flow
 from clflow.model.flow import Flow
-from clflow.model.losses import anomaly_score, box_contrast, likelihood_margin, proxy_classification
+from clflow.model.losses import box_contrast, likelihood_margin, negative_log_likelihood, proxy_classification
 from clflow.sections import Loss, Model, Train
 
 _DIVERGED = 1e4  # nats per dimension; a working run stays within a few
@@ -194,14 +194,14 @@ def _learning_rate(step: int, train: Train) -> float:
 def _loss_terms(flow: nn.Module, batch: _Batch, loss: Loss, bfloat16: bool) -> dict[str, Tensor]:
     with torch.autocast(batch.features.device.type, torch.bfloat16, enabled=bfloat16):
         z_nc, logdet_n = flow(batch.features)
-    scores_n = anomaly_score(z_nc, logdet_n.float())
-    normal_n = scores_n[: batch.normals]
+    unlikely_n = negative_log_likelihood(z_nc, logdet_n.float())
+    normal_n = unlikely_n[: batch.normals]
     terms = {"likelihood": normal_n.mean()}
     total = terms["likelihood"]
     if batch.pairs:
         shape = (3, batch.pairs, -1)
         box, box_anomalous, _ = z_nc[batch.normals :].reshape(*shape, z_nc.shape[1])
-        anomalous_n = scores_n[batch.normals :].reshape(shape)[2].flatten()
+        anomalous_n = unlikely_n[batch.normals :].reshape(shape)[2].flatten()
         if loss.contrast > 0:
             terms["contrast"] = box_contrast(box, box_anomalous)
             total = total + loss.contrast * terms["contrast"]

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from clflow.files import write_json
 from clflow.model.features import Features
 from clflow.model.flow import Flow
-from clflow.model.losses import anomaly_score
 from clflow.sections import Model
 
 WEIGHTS_FILE = "scorer.safetensors"
 CONFIG_FILE = "config.json"
+_FREEDOM = 8.0  # degrees of freedom of the t distribution that positions are scored by
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Detector(nn.Module):
 
 
 class FlowScorer(nn.Module):
-    """Scores positions by their likelihood under a flow, and an image by its highest positions.
+    """Scores positions by how unlikely they are under a flow, and an image by its highest positions.
 
     Args:
         flow: for the channels of the feature grid.
@@ -97,7 +97,7 @@ class FlowScorer(nn.Module):
         self.flow, self.top_fraction = flow, top_fraction
 
     def forward(self, features_bhwc: Tensor) -> tuple[Tensor, Tensor]:
-        """Score maps (B, h, w), in nats per dimension, and image scores (B,) of feature grids."""
+        """Score maps (B, h, w), see `anomaly_score`, and image scores (B,) of feature grids."""
         maps_bhw = score_maps(self.flow, features_bhwc)
         return maps_bhw, pool_scores(maps_bhw, self.top_fraction)
 
@@ -105,6 +105,17 @@ class FlowScorer(nn.Module):
 def build_flow(model: Model, channels: int, seed: int) -> Flow:
     """An untrained flow as the parameters describe it."""
     return Flow(channels, model.coupling_steps, model.hidden_ratio, model.coupling, seed)
+
+
+def anomaly_score(z_nc: Tensor, logdet_n: Tensor) -> Tensor:
+    """How unlikely positions (N,) are, in nats per dimension, up to a constant.
+
+    The flow is trained for a standard normal latent, but a rare normal position can lie a hundred standard deviations
+    out in a few of its dimensions. Student's t in place of the normal lets these few count by their logarithm, so that
+    an anomaly is what is unusual in many.
+    """
+    tails_nc = (_FREEDOM + 1) / 2 * torch.log1p(z_nc.pow(2) / _FREEDOM)
+    return (tails_nc.sum(dim=1) - logdet_n) / z_nc.shape[1]
 
 
 def score_maps(flow: Flow, features_bhwc: Tensor) -> Tensor:

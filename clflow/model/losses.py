@@ -13,8 +13,8 @@ from torch import Tensor
 _FAR = 10.0
 
 
-def anomaly_score(z_nc: Tensor, logdet_n: Tensor) -> Tensor:
-    """Negative log-likelihood (N,) of positions in nats per dimension, up to a constant: score and first loss."""
+def negative_log_likelihood(z_nc: Tensor, logdet_n: Tensor) -> Tensor:
+    """Of positions (N,) under a standard normal latent, in nats per dimension, up to a constant: the first loss."""
     return (0.5 * z_nc.pow(2).sum(dim=1) - logdet_n) / z_nc.shape[1]
 
 
@@ -31,9 +31,9 @@ def box_contrast(normal_pkc: Tensor, anomalous_pkc: Tensor) -> Tensor:
 
 
 def likelihood_margin(normal_n: Tensor, anomalous_m: Tensor, boundary_quantile: float, margin: float) -> Tensor:
-    """Hinge that makes synthetic anomalies unlikely: scores below boundary + margin are pushed up to it, no further.
+    """Hinge that makes anomalies unlikely: up to boundary + margin of the negative log-likelihood, no further.
 
-    The boundary is a high quantile of the batch's normal scores. This is the push of BGAD (arXiv 2207.01463);
+    The boundary is a high quantile of the batch's normal positions. This is the push of BGAD (arXiv 2207.01463);
     the pull on normal positions is the likelihood itself.
     """
     boundary = torch.quantile(normal_n.detach(), boundary_quantile)
@@ -43,12 +43,12 @@ def likelihood_margin(normal_n: Tensor, anomalous_m: Tensor, boundary_quantile: 
 def proxy_classification(
     normal_n: Tensor, anomalous_m: Tensor, smoothing: float, boundary_quantile: float, temperature: float
 ) -> Tensor:
-    """Label-smoothed cross-entropy of normal against synthetic anomalous positions, classified by their score.
+    """Label-smoothed cross-entropy of normal against synthetic anomalous positions, classified by their likelihood.
 
-    The logit is the score's distance to a boundary, a high quantile of the batch's normal scores (as in BGAD,
-    arXiv 2207.01463), so no classifier is added. Smoothing by tau puts the optimal logit of anomalies at
+    The logit is the negative log-likelihood's distance to a boundary, a high quantile of the batch's normal positions
+    (as in BGAD, arXiv 2207.01463), so no classifier is added. Smoothing by tau puts the optimal logit of anomalies at
     log((2 - tau) / tau): they are pushed to a bounded distance and no further. It is one-sided, for the smoothed
-    target of normal positions would raise the score of the most normal ones. Both classes weigh the same.
+    target of normal positions would make the most normal ones less likely. Both classes weigh the same.
     """
     boundary = torch.quantile(normal_n.detach(), boundary_quantile)
     losses = []

@@ -10,7 +10,7 @@ import torch
 
 from clflow.errors import DataError, WeightsError
 from clflow.methods import load_detector
-from clflow.model.detector import Detector, pool_scores
+from clflow.model.detector import Detector, anomaly_score, pool_scores
 from clflow.model.features import FeatureGrid
 
 
@@ -23,6 +23,20 @@ def test_maps_and_scores_have_their_shapes_and_images_do_not_mix(detector: Detec
     assert maps.shape == (2, 8, 8) and scores.shape == (2,)
     alone = detector(images()[1:])
     torch.testing.assert_close(alone, (maps[1:], scores[1:]), rtol=1e-4, atol=1e-4)
+
+
+def test_anomaly_score_is_students_likelihood_per_dimension():
+    z, logdet = 10 * torch.randn(7, 5, dtype=torch.float64), torch.randn(7, dtype=torch.float64)
+    student = torch.distributions.StudentT(torch.tensor(8.0, dtype=torch.float64))
+    constant = student.log_prob(torch.zeros(())).item()
+    torch.testing.assert_close(anomaly_score(z, logdet), constant - (student.log_prob(z).sum(dim=1) + logdet) / 5)
+
+
+def test_many_unusual_dimensions_outweigh_a_few_extreme_ones():
+    extreme, unusual = torch.zeros(100), torch.full((100,), 2.0)
+    extreme[:5] = 100.0
+    score_extreme, score_unusual = anomaly_score(torch.stack([extreme, unusual]), torch.zeros(2))
+    assert score_extreme < score_unusual
 
 
 def test_image_score_is_the_mean_of_the_highest_share():

@@ -6,15 +6,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from clflow.model.losses import anomaly_score, box_contrast, likelihood_margin, proxy_classification
+from clflow.model.losses import box_contrast, likelihood_margin, negative_log_likelihood, proxy_classification
 
 
-def test_anomaly_score_is_the_gaussian_likelihood_per_dimension():
+def test_first_loss_is_the_gaussian_likelihood_per_dimension():
     z, logdet = torch.randn(7, 5, dtype=torch.float64), torch.randn(7, dtype=torch.float64)
     normal = torch.distributions.MultivariateNormal(torch.zeros(5).double(), torch.eye(5).double())
     expected = -(normal.log_prob(z) + logdet) / 5
     constant = 0.5 * math.log(2 * math.pi)
-    torch.testing.assert_close(anomaly_score(z, logdet), expected - constant)
+    torch.testing.assert_close(negative_log_likelihood(z, logdet), expected - constant)
 
 
 def test_contrast_is_zero_for_agreeing_normals_and_orthogonal_anomalies():
