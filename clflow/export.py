@@ -139,19 +139,20 @@ def load(folder: Path, threads: int | None = None, precision: Precision = "float
         precision: of the arithmetic; ``bfloat16`` is for OpenVINO on a processor that has it, and moves scores.
 
     Raises:
-        DataError: the folder holds no graph.
+        DataError: the folder holds no graph, or one without its thresholds.
         ParameterError: the format's packages are not installed, or it does not have that precision.
     """
     try:
         config = read_json(folder / CONFIG_FILE)
-    except FileNotFoundError:
-        raise DataError(f"{folder} holds no exported detector; make it with clflow export.") from None
-    to: Format = config["format"]
+        to: Format = config["format"]
+        size, limits = config["image_size"], Thresholds(**config["thresholds"])
+    except (FileNotFoundError, KeyError):  # graphs once came without their thresholds
+        raise DataError(f"{folder} holds no exported detector, or an old one; make it with clflow export.") from None
     if precision != "float32" and to != "openvino":
         raise ParameterError(f"precision {precision} is for openvino, not for {to}.")
     with _installed(to):
         inspect = _LOADERS[to](folder / _FILES[to], threads, precision)
-    return Exported(inspect, config["image_size"], Thresholds(**config["thresholds"]))
+    return Exported(inspect, size, limits)
 
 
 def _pictures(count: int, size: int) -> np.ndarray:

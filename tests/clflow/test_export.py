@@ -12,7 +12,7 @@ import torch
 from clflow import export as exporting
 from clflow.errors import ClflowError, DataError, ParameterError
 from clflow.export import FORMATS, TOLERANCE, Format, Graph, export, load
-from clflow.files import read_json
+from clflow.files import read_json, write_json
 from clflow.model.detector import Detector, Thresholds
 
 SIZE = 64
@@ -75,3 +75,7 @@ def test_folder_without_a_graph_and_precision_without_support_are_refused(detect
     export(detector, "torch", tmp_path / "graph")
     with pytest.raises(ParameterError, match="bfloat16 is for openvino"):
         load(tmp_path / "graph", precision="bfloat16")
+    config = read_json(tmp_path / "graph" / "export.json")
+    write_json(tmp_path / "graph" / "export.json", {key: config[key] for key in config if key != "thresholds"})
+    with pytest.raises(DataError, match="holds no exported detector, or an old one"):
+        load(tmp_path / "graph")
