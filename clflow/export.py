@@ -139,7 +139,7 @@ def load(folder: Path, threads: int | None = None, precision: Precision = "float
         precision: of the arithmetic; ``bfloat16`` is for OpenVINO on a processor that has it, and moves scores.
 
     Raises:
-        DataError: the folder holds no graph, or one without its thresholds.
+        DataError: the folder holds no graph, a damaged one, or one without its thresholds.
         ParameterError: the format's packages are not installed, or it does not have that precision.
     """
     try:
@@ -150,8 +150,14 @@ def load(folder: Path, threads: int | None = None, precision: Precision = "float
         raise DataError(f"{folder} holds no exported detector, or an old one; make it with clflow export.") from None
     if precision != "float32" and to != "openvino":
         raise ParameterError(f"precision {precision} is for openvino, not for {to}.")
-    with _installed(to):
-        inspect = _LOADERS[to](folder / _FILES[to], threads, precision)
+    try:
+        with _installed(to):
+            inspect = _LOADERS[to](folder / _FILES[to], threads, precision)
+    except ParameterError:
+        raise
+    except Exception as error:  # each runtime raises its own
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(f"{folder / _FILES[to]} is missing or damaged ({reason}); export it again.") from error
     return Exported(inspect, size, limits)
 
 

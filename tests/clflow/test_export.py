@@ -79,3 +79,14 @@ def test_folder_without_a_graph_and_precision_without_support_are_refused(detect
     write_json(tmp_path / "graph" / "export.json", {key: config[key] for key in config if key != "thresholds"})
     with pytest.raises(DataError, match="holds no exported detector, or an old one"):
         load(tmp_path / "graph")
+
+
+@pytest.mark.parametrize("to", FORMATS)
+def test_damaged_or_missing_graph_is_one_sentence(tmp_path: Path, to: Format):
+    limits = {"image": 1.0, "pixel": 1.0, "typical": 0.0}
+    write_json(tmp_path / "export.json", {"format": to, "image_size": SIZE, "thresholds": limits})
+    path = tmp_path / exporting._FILES[to]
+    for damage in (lambda: None, lambda: path.write_bytes(b"no graph")):
+        damage()
+        with pytest.raises(DataError, match=f"{path.name} is missing or damaged.*export it again"):
+            load(tmp_path)
