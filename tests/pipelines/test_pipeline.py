@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -152,9 +153,18 @@ def test_doctor_says_what_is_wrong(
     params = tmp_path / "params.yaml"
     assert doctor.examine(load(tiny.write_params(params, tiny.params_tree(tiny_source))), tmp_path) == 0
     assert "All is well." in capsys.readouterr().out
-    changes = {"model__weights": str(tmp_path / "absent.pth"), "resources__cpus_per_worker": 999}
+    changes = {
+        "model__weights": str(tmp_path / "absent.pth"),
+        "resources__cpus_per_worker": 999,
+        "resources__feature_cache_gb": 1e9,
+    }
     tiny.write_params(params, tiny.params_tree(tmp_path / "nowhere", **changes))
     result = run("clflow", "doctor", "--params", str(params))
     assert result.returncode == 2
-    for words in ("WRONG  weights", "absent.pth", "WRONG  datasets", "nowhere", "WRONG  resources", "cpus_per_worker"):
-        assert words in result.stdout
+    for check, words in (
+        ("weights", "absent.pth"),
+        ("datasets", "nowhere"),
+        ("resources", "cpus_per_worker"),
+        ("paths", "feature_cache_gb"),
+    ):
+        assert re.search(rf"^WRONG  {check}: .*{words}", result.stdout, re.MULTILINE)
