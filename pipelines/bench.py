@@ -55,9 +55,8 @@ def run(params: Params, dataset: str, category: str, workspace: Path, out: Path)
         for method in METHODS:
             print(f"training {method}", flush=True)
             given = params.for_category(dataset, category, method)
-            training.append(
-                _alone(costs.train, given, dataset, category, method, seed, workspace, folder / method, threads)
-            )
+            places = workspace, folder / "features" / method, folder / method
+            training.append(_alone(costs.train, given, dataset, category, method, seed, *places, threads))
         for to in FORMATS:
             _alone(costs.export_detector, folder / METHODS[0], to, folder / to)
         engines = [
@@ -73,12 +72,10 @@ def run(params: Params, dataset: str, category: str, workspace: Path, out: Path)
         for number in range(ROUNDS):
             print(f"inference, round {number + 1} of {ROUNDS}", flush=True)
             rounds.append([_alone(costs.infer, engine, images, threads) for engine in engines])
-    sweep = [(category, size) for size in sorted({*growth.SIZES, params.protocol.image_size})]
-    sweep += [(other, params.protocol.image_size) for other in params.data[dataset].categories if other != category]
     grown = []
-    for other, size in sweep:
-        print(f"growth: {other} at {size} pixels", flush=True)
-        grown.append(_alone(costs.grow, params, dataset, other, METHODS[0], seed, size, workspace, threads))
+    for job in growth.sweep(params, dataset, category):
+        print(f"growth: {growth.describe(job)}", flush=True)
+        grown.append(_alone(costs.grow, params, dataset, METHODS[0], job, workspace, threads))
     inference = [
         {"method": engine.method, "runtime": engine.runtime} | _combined([measured[i] for measured in rounds])
         for i, engine in enumerate(engines)

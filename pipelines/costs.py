@@ -6,15 +6,16 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
 from clflow.data.images import read_image
-from clflow.data.manifest import category_rows, read_manifest
+from clflow.data.manifest import category_rows, read_manifest, write_manifest
 from clflow.export import Format, Graph, Inspect, Inspection, export, load
 from clflow.fit import VALIDATION, Worker, run
 from clflow.methods import find_method, load_detector
@@ -52,6 +53,20 @@ class Engine:
 
 
 @dataclass(frozen=True)
+class Job:
+    """What one process synthesizes and trains, a cell for each category and seed.
+
+    Attributes:
+        every: one in so many of the normal training images is used.
+    """
+
+    categories: tuple[str, ...]
+    seeds: tuple[int, ...]
+    image_size: int
+    every: int = 1
+
+
+@dataclass(frozen=True)
 class Images:
     """Test images, uint8 (N, S, S, 3), and their labels (N,)."""
 
@@ -68,19 +83,29 @@ def test_images(params: Params, dataset: str, category: str, workspace: Path) ->
 
 
 def train(
-    params: Params, dataset: str, category: str, method: str, seed: int, workspace: Path, folder: Path, threads: int
+    params: Params,
+    dataset: str,
+    category: str,
+    method: str,
+    seed: int,
+    workspace: Path,
+    cache: Path,
+    folder: Path,
+    threads: int,
 ) -> dict[str, Any]:
-    """Train a cell with an empty cache, keep its detector in ``folder``, and say what it took in CPU seconds."""
+    """Train a cell, keep its detector in ``folder``, and say what it took in CPU seconds.
+
+    Args:
+        cache: of features; those of an earlier training that saw the same are read from it.
+    """
     torch.set_num_threads(threads)
     begin = time.process_time()
-    with tempfile.TemporaryDirectory() as cache:
-        features, data = load_category(params, dataset, category, method, workspace, Path(cache), _CPU)
-        cached = time.process_time()
-        worker = Worker(0, 1, _CPU, lambda module: module)
-        fit = find_method(method).fit(features, data, params, seed, worker)
-        detector, history = run(fit, lambda point, save: None)
-        trained = time.process_time()
-    folder.mkdir()
+    features, data = load_category(params, dataset, category, method, workspace, cache, _CPU)
+    cached = time.process_time()
+    worker = Worker(0, 1, _CPU, lambda module: module)
+    detector, history = run(find_method(method).fit(features, data, params, seed, worker), lambda point, save: None)
+    trained = time.process_time()
+    folder.mkdir(parents=True)
     detector.save(folder)
     images = len(data.normal) + len(data.held_out_normal) + len(data.synthetic) + len(data.held_out_synthetic)
     normal_s = (cached - begin) * len(data.normal) / images
@@ -99,38 +124,59 @@ def train(
     }
 
 
-def grow(
-    params: Params, dataset: str, category: str, method: str, seed: int, size: int, workspace: Path, threads: int
-) -> dict[str, Any]:
-    """Synthesize, train and score a category at another image size, and say what each took."""
-    params = params.model_copy(update={"protocol": params.protocol.model_copy(update={"image_size": size})})
-    given = params.for_category(dataset, category, method)
-    data = workspace / "data" / dataset
-    rows = category_rows(read_manifest(data), category, "train")
+def grow(params: Params, dataset: str, method: str, job: Job, workspace: Path, threads: int) -> dict[str, Any]:
+    """Synthesize and train all cells of a job, score the test images of its first category by the first of them, and
+    say what each took."""
+    params = params.model_copy(update={"protocol": params.protocol.model_copy(update={"image_size": job.image_size})})
+    synthesis_cpu_s, normal, first, cells = 0.0, 0, [], []
     with tempfile.TemporaryDirectory() as name:
-        scratch, detector = Path(name), Path(name) / "detector"
-        (scratch / "data").mkdir()
-        (scratch / "data" / dataset).symlink_to(data)
-        begin = time.process_time()
-        synthesize_category(data, rows, given, scratch / "synthetic" / dataset / given.synthetic_set(category, method))
-        synthesized = time.process_time() - begin
-        trained = train(given, dataset, category, method, seed, scratch, detector, threads)
-        images = test_images(params, dataset, category, workspace)
+        scratch = Path(name)
+        data = _thinned(workspace / "data" / dataset, job, scratch / "data" / dataset)
+        for category in job.categories:
+            given = params.for_category(dataset, category, method)
+            rows = category_rows(read_manifest(data), category, "train")
+            normal += len(rows)
+            begin = time.process_time()
+            synthetic = scratch / "synthetic" / dataset / given.synthetic_set(category, method)
+            synthesize_category(data, rows, given, synthetic)
+            synthesis_cpu_s += time.process_time() - begin
+            trained = [
+                train(
+                    *(given, dataset, category, method, seed),
+                    *(scratch, scratch / "cache", scratch / "detectors" / f"{category}-{seed}", threads),
+                )
+                for seed in job.seeds
+            ]
+            first.append(trained[0])
+            cells += trained
+        images = test_images(params, dataset, job.categories[0], workspace)
+        detector = scratch / "detectors" / f"{job.categories[0]}-{job.seeds[0]}"
         inferred = infer(Engine(method, "eager", detector), images, threads)
     return {
         "method": method,
-        "seed": seed,
-        "category": category,
-        "image_size": size,
-        "normal": len(rows),
-        "synthesis_ms": 1000 * synthesized / (params.synthesis.count + params.synthesis.held_out),
-        "features_ms": 1000 * trained["features_cpu_s"] / trained["images"],
-        "fit_cpu_s": trained["fit_cpu_s"],
+        **asdict(job),
+        "normal": normal,
+        "synthetic": len(job.categories) * (params.synthesis.count + params.synthesis.held_out),
+        "images": sum(cell["images"] for cell in first),
+        "synthesis_cpu_s": synthesis_cpu_s,
+        "features_cpu_s": sum(cell["features_cpu_s"] for cell in cells),
+        "fit_cpu_s": sum(cell["fit_cpu_s"] for cell in cells),
         "inference_ms": inferred["cpu_ms"],
-        "cache_mb": trained["cache_mb"] / trained["images"],
+        "cache_mb": sum(cell["cache_mb"] for cell in first),
         "peak_mb": inferred["peak_mb"],
         "image_auroc": inferred["image_auroc"],
     }
+
+
+def _thinned(data: Path, job: Job, out: Path) -> Path:
+    """The job's categories of a dataset's folder, as a folder of links, with every so many training images listed."""
+    manifest = read_manifest(data)
+    parts = [category_rows(manifest, category, "train").iloc[:: job.every] for category in job.categories]
+    out.mkdir(parents=True)
+    write_manifest(out, pd.concat(parts))
+    for category in job.categories:
+        (out / category).symlink_to((data / category).resolve())
+    return out
 
 
 def export_detector(folder: Path, to: Format, out: Path) -> None:

@@ -2,91 +2,128 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from clflow.data.catalogue import find
 from clflow.params import Params
+from pipelines.costs import Job
 from pipelines.markdown import markdown_table
 from pipelines.plots import house_style, save
 
 SIZES = (128, 256, 384, 512)
+THINNED = (2, 4)
+SEEDS = (2, 3)
+CATEGORIES = (2, 4, 8)
 FIGURE = "growth.png"
 
 _FULL = ("mvtec_ad", "btad")
-_SEEDS = 5
+_FULL_SEEDS = 5
 _SPEED_UPS = (10, 30)
-_PANELS = {
-    "features_ms": "features, CPU-ms per image",
-    "fit_cpu_s": "training, CPU-s per cell",
+_COSTS = {
+    "features_cpu_s": "features, CPU-s",
+    "fit_cpu_s": "training, CPU-s",
     "inference_ms": "inference, CPU-ms per image",
-    "cache_mb": "cached features, MB per image",
+    "cache_mb": "cached features, MB",
     "peak_mb": "peak memory, MB",
 }
+_AXES: dict[str, tuple[str, Callable[[dict[str, Any]], int]]] = {
+    "image_size": ("pixels", lambda row: row["image_size"]),
+    "every": ("normal training images", lambda row: row["normal"]),
+    "seeds": ("seeds", lambda row: len(row["seeds"])),
+    "categories": ("categories", lambda row: len(row["categories"])),
+}
+"""A field of `Job` that is swept while the others stay, with its title and how far a row is along it."""
+
+
+def sweep(params: Params, dataset: str, category: str) -> list[Job]:
+    """The jobs to measure: one cell of the category first, then more along one axis at a time."""
+    seed, size = params.benchmark.seeds[0], params.protocol.image_size
+    one = Job((category,), (seed,), size)
+    others = tuple(other for other in params.data[dataset].categories if other != category)
+    return [
+        one,
+        *(replace(one, image_size=other) for other in SIZES if other != size),
+        *(replace(one, every=every) for every in THINNED),
+        *(replace(one, seeds=tuple(range(seed, seed + count))) for count in SEEDS),
+        *(replace(one, categories=(category, *others[: n - 1])) for n in CATEGORIES if n - 1 <= len(others)),
+    ]
+
+
+def describe(job: Job) -> str:
+    """A job in words."""
+    seeds, thinned = len(job.seeds), f", 1 in {job.every} normal images" * (job.every > 1)
+    return f"{', '.join(job.categories)} at {job.image_size} pixels, {seeds} seed{'s' * (seeds > 1)}{thinned}"
 
 
 def section(rows: list[dict[str, Any]], params: Params) -> str:
     """What was measured as Markdown, and what it lets expect of the full benchmark.
 
     Args:
-        rows: of `pipelines.costs.grow`, the first category first.
-        params: of the benchmark; features and inference are extrapolated at its image size.
+        rows: of `pipelines.costs.grow` for each job of `sweep`.
+        params: of the benchmark.
     """
-    header = ["category", "pixels", "normal images", "synthesis, CPU-ms per image", *_PANELS.values(), "image AUROC"]
+    header = ["categories", "seeds", "pixels", "normal images", "synthesis, CPU-s", *_COSTS.values(), "image AUROC"]
     table = [
         [
-            row["category"],
+            ", ".join(row["categories"]),
+            str(len(row["seeds"])),
             str(row["image_size"]),
             str(row["normal"]),
-            f"{row['synthesis_ms']:.0f}",
-            *(f"{row[name]:.1f}" for name in _PANELS),
+            f"{row['synthesis_cpu_s']:.1f}",
+            *(f"{row[name]:.1f}" for name in _COSTS),
             f"{row['image_auroc']:.4f}",
         ]
         for row in rows
     ]
     return f"""## The way cost grows
 
-One training of {rows[0]["method"]} with seed {rows[0]["seed"]} at each size, batches of 8 for inference. Features are
-made once per image and shared by all seeds and methods that see the same; training draws a fixed number of positions
-per step, so what grows with the size of images is its validation, at each report.
+Each row is a process of its own, which synthesizes and trains {rows[0]["method"]} once for each category and seed with
+an empty feature cache, then scores the first category's test images by its first training, in batches of 8. Features
+are made once per image, for all seeds; training draws a fixed number of positions per step, so what grows with the
+size of images is its validation, at each report. Image AUROC is of one training: a seed's luck is in it.
 
-![Cost against image size]({FIGURE})
+![Cost against image size, normal images, seeds and categories]({FIGURE})
 
 {markdown_table(header, "l" + "r" * (len(header) - 1), table)}
 
-{_extrapolation(rows[0]["method"], _at(rows, params.protocol.image_size), params)}
+{_extrapolation(rows[0], params)}
 """
 
 
 def figure(rows: list[dict[str, Any]], path: Path) -> None:
-    """Draw each cost of the first category against image size."""
-    of_first = [row for row in rows if row["category"] == rows[0]["category"]]
+    """Draw each cost of `sweep`'s jobs along each axis; the first job lies on all of them."""
     with house_style():
-        drawn = Figure(figsize=(2.5 * len(_PANELS), 2.6), layout="constrained")
-        for panel, (name, title) in zip(drawn.subplots(1, len(_PANELS)), _PANELS.items(), strict=True):
-            panel.plot([row["image_size"] for row in of_first], [row[name] for row in of_first], "o-")
+        drawn = Figure(figsize=(2.5 * len(_COSTS), 2.2 * len(_AXES)), layout="constrained")
+        panels = drawn.subplots(len(_AXES), len(_COSTS))
+        for across, (axis, (title, extent)) in zip(panels, _AXES.items(), strict=True):
+            fixed = _AXES.keys() - {axis}
+            along = sorted((row for row in rows if all(row[name] == rows[0][name] for name in fixed)), key=extent)
+            for panel, cost in zip(across, _COSTS, strict=True):
+                panel.plot([extent(row) for row in along], [row[cost] for row in along], "o-")
+                panel.set_xlabel(title)
+                panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+                panel.set_ylim(0, 1.1 * max(row[cost] for row in rows))  # alike along all axes
+        for panel, title in zip(panels[0], _COSTS.values(), strict=True):
             panel.set_title(title)
-            panel.set_xlabel("pixels")
-            panel.set_ylim(bottom=0)
         save(drawn, path)
 
 
-def _at(rows: list[dict[str, Any]], size: int) -> dict[str, Any]:
-    return next(row for row in rows if row["image_size"] == size)
-
-
-def _extrapolation(method: str, row: dict[str, Any], params: Params) -> str:
+def _extrapolation(row: dict[str, Any], params: Params) -> str:
     counts = [count for dataset in _FULL for count in find(dataset).counts.values()]
     train, test = sum(c.train for c in counts), sum(c.test_good + c.test_defective for c in counts)
     made = len(counts) * (params.synthesis.count + params.synthesis.held_out)
-    cells = len(counts) * _SEEDS
+    cells = len(counts) * _FULL_SEEDS
     hours = {
-        "synthesis": made * row["synthesis_ms"] / 3.6e6,
-        "features": (train + made) * row["features_ms"] / 3.6e6,
+        "synthesis": made * row["synthesis_cpu_s"] / row["synthetic"] / 3600,
+        "features": (train + made) * row["features_cpu_s"] / row["images"] / 3600,
         "training": cells * row["fit_cpu_s"] / 3600,
-        "scoring": _SEEDS * test * row["inference_ms"] / 3.6e6,
+        "scoring": _FULL_SEEDS * test * row["inference_ms"] / 3.6e6,
     }
     once, learned = hours.pop("synthesis"), sum(hours.values())
     parts = ", ".join(f"{name} {value:.1f}" for name, value in hours.items())
@@ -96,10 +133,10 @@ def _extrapolation(method: str, row: dict[str, Any], params: Params) -> str:
         for faster in _SPEED_UPS
     )
     return (
-        f"Extrapolated to {method} on {' and '.join(_FULL)} ({len(counts)} categories, {train:,} normal training "
-        f"images, {test:,} test images, {made:,} synthetic ones, {_SEEDS} seeds) at {row['image_size']} pixels: "
-        f"{once + learned:.1f} CPU-hours of such a core (synthesis {once:.1f}, {parts}). {expected}. Assumed, not "
-        "measured: every category costs what this one costs per image and per cell; how many cores a GPU is worth; "
-        "cells divide evenly over GPUs; synthesis stays on the CPU beside them; and the start of processes, which no "
-        "GPU shortens, is left out."
+        f"Extrapolated to {row['method']} on {' and '.join(_FULL)} ({len(counts)} categories, {train:,} normal "
+        f"training images, {test:,} test images, {made:,} synthetic ones, {_FULL_SEEDS} seeds) at {row['image_size']} "
+        f"pixels: {once + learned:.1f} CPU-hours of such a core (synthesis {once:.1f}, {parts}). {expected}. Assumed, "
+        "not measured: every category costs what this one costs per image and per cell; how many cores a GPU is "
+        "worth; cells divide evenly over GPUs; synthesis stays on the CPU beside them; and the start of processes, "
+        "which no GPU shortens, is left out."
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,8 @@ def test_bench_measures_every_method_and_runtime(
     monkeypatch.setattr(costs, "MEASURED_S", 0.05)
     monkeypatch.setattr(bench, "ROUNDS", 1)
     monkeypatch.setattr(growth, "SIZES", (tiny.SIZE, 96))
+    monkeypatch.setattr(growth, "THINNED", (2,))
+    monkeypatch.setattr(growth, "SEEDS", (2,))
     bench.run(trained.params, "folder", "disc", trained.workspace, tmp_path)
 
     result = read_json(tmp_path / "bench.json")
@@ -43,11 +46,20 @@ def test_bench_measures_every_method_and_runtime(
     assert {runtimes["clflow", to]["image_auroc"] for to in ("onnx", "openvino", "torch", "compiled")} == {eager}
     assert runtimes["clflow", costs.REDUCED]["score_difference"] > 0
 
-    grown = {(row["category"], row["image_size"]): row for row in result["growth"]}
-    assert list(grown) == [("disc", tiny.SIZE), ("disc", 96), ("stripes", tiny.SIZE)]
-    small, large = grown["disc", tiny.SIZE], grown["disc", 96]
-    assert large["cache_mb"] == pytest.approx(small["cache_mb"] * 2.25)
-    assert small["image_auroc"] == eager and (tmp_path / "growth.png").stat().st_size > 10_000
+    grown = result["growth"]
+    assert [(row["categories"], row["seeds"], row["image_size"], row["every"]) for row in grown] == [
+        (["disc"], [0], tiny.SIZE, 1),
+        (["disc"], [0], 96, 1),
+        (["disc"], [0], tiny.SIZE, 2),
+        (["disc"], [0, 1], tiny.SIZE, 1),
+        (["disc", "stripes"], [0], tiny.SIZE, 1),
+    ]
+    one, larger, fewer, seeds, categories = grown
+    assert larger["cache_mb"] == pytest.approx(one["cache_mb"] * (96 / tiny.SIZE) ** 2)
+    assert fewer["normal"] == math.ceil(one["normal"] / 2) and fewer["cache_mb"] < one["cache_mb"]
+    assert seeds["cache_mb"] == one["cache_mb"], "seeds share their features"
+    assert categories["normal"] > one["normal"] and categories["cache_mb"] > one["cache_mb"]
+    assert one["image_auroc"] == eager and (tmp_path / "growth.png").stat().st_size > 10_000
 
     page = (tmp_path / "bench.md").read_text(encoding="utf-8")
     assert "18 categories, 5,428 normal training images" in page
