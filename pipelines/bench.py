@@ -55,8 +55,10 @@ def run(params: Params, dataset: str, category: str, workspace: Path, out: Path)
         for method in METHODS:
             print(f"training {method}", flush=True)
             given = params.for_category(dataset, category, method)
-            places = workspace, folder / "features" / method, folder / method
-            training.append(_alone(costs.train, given, dataset, category, method, seed, *places, threads))
+            cache, detector = folder / "features" / method, folder / method
+            training.append(
+                _alone(costs.train, given, dataset, category, method, seed, workspace, cache, detector, threads)
+            )
         for to in FORMATS:
             _alone(costs.export_detector, folder / METHODS[0], to, folder / to)
         engines = [

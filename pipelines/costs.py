@@ -105,7 +105,7 @@ def train(
     worker = Worker(0, 1, _CPU, lambda module: module)
     detector, history = run(find_method(method).fit(features, data, params, seed, worker), lambda point, save: None)
     trained = time.process_time()
-    folder.mkdir(parents=True)
+    folder.mkdir()
     detector.save(folder)
     images = len(data.normal) + len(data.held_out_normal) + len(data.synthetic) + len(data.held_out_synthetic)
     normal_s = (cached - begin) * len(data.normal) / images
@@ -128,34 +128,27 @@ def grow(params: Params, dataset: str, method: str, job: Job, workspace: Path, t
     """Synthesize and train all cells of a job, score the test images of its first category by the first of them, and
     say what each took."""
     params = params.model_copy(update={"protocol": params.protocol.model_copy(update={"image_size": job.image_size})})
-    synthesis_cpu_s, normal, first, cells = 0.0, 0, [], []
+    synthesis_cpu_s, cells = 0.0, []
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
-        data = _thinned(workspace / "data" / dataset, job, scratch / "data" / dataset)
+        data = scratch / "data" / dataset
+        manifest = _thinned(workspace / "data" / dataset, job, data)
         for category in job.categories:
             given = params.for_category(dataset, category, method)
-            rows = category_rows(read_manifest(data), category, "train")
-            normal += len(rows)
-            begin = time.process_time()
             synthetic = scratch / "synthetic" / dataset / given.synthetic_set(category, method)
-            synthesize_category(data, rows, given, synthetic)
+            begin = time.process_time()
+            synthesize_category(data, category_rows(manifest, category, "train"), given, synthetic)
             synthesis_cpu_s += time.process_time() - begin
-            trained = [
-                train(
-                    *(given, dataset, category, method, seed),
-                    *(scratch, scratch / "cache", scratch / "detectors" / f"{category}-{seed}", threads),
-                )
-                for seed in job.seeds
-            ]
-            first.append(trained[0])
-            cells += trained
+            for seed in job.seeds:
+                cache, detector = scratch / "cache", scratch / f"detector-{len(cells)}"
+                cells.append(train(given, dataset, category, method, seed, scratch, cache, detector, threads))
         images = test_images(params, dataset, job.categories[0], workspace)
-        detector = scratch / "detectors" / f"{job.categories[0]}-{job.seeds[0]}"
-        inferred = infer(Engine(method, "eager", detector), images, threads)
+        inferred = infer(Engine(method, "eager", scratch / "detector-0"), images, threads)
+    first = cells[:: len(job.seeds)]  # of each category: it made the features that its other seeds read
     return {
         "method": method,
         **asdict(job),
-        "normal": normal,
+        "normal": len(manifest),
         "synthetic": len(job.categories) * (params.synthesis.count + params.synthesis.held_out),
         "images": sum(cell["images"] for cell in first),
         "synthesis_cpu_s": synthesis_cpu_s,
@@ -168,15 +161,15 @@ def grow(params: Params, dataset: str, method: str, job: Job, workspace: Path, t
     }
 
 
-def _thinned(data: Path, job: Job, out: Path) -> Path:
-    """The job's categories of a dataset's folder, as a folder of links, with every so many training images listed."""
+def _thinned(data: Path, job: Job, out: Path) -> pd.DataFrame:
+    """Link the job's categories of a dataset into a folder, with every so many training images in its sample table;
+    return the table."""
     manifest = read_manifest(data)
     parts = [category_rows(manifest, category, "train").iloc[:: job.every] for category in job.categories]
     out.mkdir(parents=True)
-    write_manifest(out, pd.concat(parts))
     for category in job.categories:
         (out / category).symlink_to((data / category).resolve())
-    return out
+    return write_manifest(out, pd.concat(parts))
 
 
 def export_detector(folder: Path, to: Format, out: Path) -> None:
