@@ -99,6 +99,7 @@ def fit(
     done, seconds = (int(history[-1]["step"]), history[-1]["seconds"]) if history else (0, 0.0)
     batches = _Batches(data, train, seed, worker)
     trained = worker.parallel(flow)
+    bfloat16 = train.bfloat16 and _computes_bfloat16(worker.device)
     report_at = {round(train.steps * (i + 1) / train.reports) for i in range(train.reports)}
     recent: dict[str, list[float]] = {}
     begin = time.perf_counter()
@@ -108,7 +109,7 @@ def fit(
         for group in optimizer.param_groups:
             group["lr"] = rate
         with_pairs = loss.needs_anomalies() and step >= loss.start * train.steps
-        terms = _loss_terms(trained, batches.draw(step, with_pairs), loss, train.bfloat16)
+        terms = _loss_terms(trained, batches.draw(step, with_pairs), loss, bfloat16)
         if not abs(terms["loss"].item()) < _DIVERGED:
             raise DivergenceError(
                 f"training diverged at step {step + 1} (loss {terms['loss'].item():.3g}); lower train.learning_rate "
@@ -189,6 +190,13 @@ def _learning_rate(step: int, train: Train) -> float:
         return train.learning_rate * (step + 1) / train.warmup
     progress = (step - train.warmup) / (train.steps - train.warmup)
     return train.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def _computes_bfloat16(device: torch.device) -> bool:
+    """Whether the processor has such arithmetic; where it is emulated, training takes ten times as long."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return any(has for name, has in torch.cpu.get_capabilities().items() if name.endswith("bf16"))
 
 
 def _loss_terms(flow: nn.Module, batch: _Batch, loss: Loss, bfloat16: bool) -> dict[str, Tensor]:

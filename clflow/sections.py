@@ -151,8 +151,8 @@ class Loss(Section):
 
 
 class Train(Section):
-    """The fixed budget and the optimiser. ``bfloat16`` computes the flow's subnetworks at that precision, which
-    halves the cost where the processor has it; weights, latents and all validation stay in single precision.
+    """The fixed budget and the optimiser. ``bfloat16`` computes the flow's subnetworks at that precision where the
+    processor has it, which halves the cost there; weights, latents and all validation stay in single precision.
     ``keep_reports`` leaves the flow's weights of every report in the cell's folder, so that the leaderboard can say
     what the best of them on the test set would seem to gain over the last."""
 

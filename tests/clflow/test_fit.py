@@ -162,3 +162,17 @@ def test_test_rows_never_reach_training(params: Params, tmp_path: Path):
     for wrong in (rows, rows.assign(split="train", label=[0, 1])):
         with pytest.raises(DataError, match="only normal training images"):
             load_fit_data(None, wrong, tmp_path, tmp_path, params, cache, "", ALONE.device)  # pyright: ignore[reportArgumentType]
+
+
+def test_bfloat16_is_left_alone_where_the_processor_would_emulate_it(
+    data: FitData, model: Model, loss: Loss, train: Train, monkeypatch: pytest.MonkeyPatch
+):
+    def last_loss(bfloat16: bool, capabilities: dict[str, bool]) -> float:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+        asked = train.model_copy(update={"bfloat16": bfloat16})
+        _, history = run(fit(data, model, loss, asked, 0, ALONE), ignore)
+        return history[-1]["loss"]
+
+    single = last_loss(False, {"avx512_bf16": True})
+    assert last_loss(True, {"avx2": True, "avx512_bf16": False}) == single
+    assert last_loss(True, {"avx2": True, "avx512_bf16": True}) != single
