@@ -18,6 +18,8 @@ from clflow.sections import Model
 WEIGHTS_FILE = "scorer.safetensors"
 CONFIG_FILE = "config.json"
 _FREEDOM = 8.0  # degrees of freedom of the t distribution that positions are scored by
+_REACH = 0.125  # standard deviation of the window that a position's surroundings are averaged by, of the map's side
+_DISCOUNT = 0.5  # share of its surroundings' score that a position does not get
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ class Detector(nn.Module):
 
 
 class FlowScorer(nn.Module):
-    """Scores positions by how unlikely they are under a flow, and an image by its highest positions.
+    """Scores positions by how unlikely they are under a flow, beside their surroundings, and an image by its highest.
 
     Args:
         flow: for the channels of the feature grid.
@@ -97,8 +99,8 @@ class FlowScorer(nn.Module):
         self.flow, self.top_fraction = flow, top_fraction
 
     def forward(self, features_bhwc: Tensor) -> tuple[Tensor, Tensor]:
-        """Score maps (B, h, w), see `anomaly_score`, and image scores (B,) of feature grids."""
-        maps_bhw = score_maps(self.flow, features_bhwc)
+        """Score maps (B, h, w), see `stand_out`, and image scores (B,) of feature grids."""
+        maps_bhw = stand_out(score_maps(self.flow, features_bhwc))
         return maps_bhw, pool_scores(maps_bhw, self.top_fraction)
 
 
@@ -122,6 +124,24 @@ def score_maps(flow: Flow, features_bhwc: Tensor) -> Tensor:
     """Anomaly score (B, h, w) of every position of feature grids."""
     z_nc, logdet_n = flow(features_bhwc.reshape(-1, features_bhwc.shape[-1]))
     return anomaly_score(z_nc, logdet_n).reshape(features_bhwc.shape[:-1])
+
+
+def stand_out(maps_bhw: Tensor) -> Tensor:
+    """Score maps (B, h, w) less half of what each position's surroundings score, a Gaussian mean about it.
+
+    Deep features see far beyond their position, so a defect raises the scores of all that is near it, as a change of
+    light or place raises those of a whole image. What is defective is where the score stands out. The mean is over
+    positions of the map alone, so its border is like its middle.
+    """
+    rows, columns = (_gaussian_mean(size, maps_bhw) for size in maps_bhw.shape[1:])
+    return maps_bhw - _DISCOUNT * (rows @ maps_bhw @ columns.T)
+
+
+def _gaussian_mean(size: int, like: Tensor) -> Tensor:
+    """(size, size): its product with a vector is the Gaussian mean about each element."""
+    places = torch.arange(size, dtype=like.dtype, device=like.device)
+    distances = (places[:, None] - places) / (_REACH * size)
+    return (-0.5 * distances.square()).softmax(dim=1)
 
 
 def pool_scores(maps_bhw: Tensor, top_fraction: float) -> Tensor:
