@@ -21,6 +21,7 @@ from clflow.metrics import image_metrics, pixel_metrics
 from clflow.model.detector import FlowScorer, Thresholds, build_flow
 from clflow.model.flow import Flow
 from clflow.model.losses import box_contrast, likelihood_margin, negative_log_likelihood, proxy_classification
+from clflow.precision import computes_bfloat16
 from clflow.sections import Loss, Model, Train
 
 _DIVERGED = 1e4  # nats per dimension; a working run stays within a few
@@ -99,7 +100,7 @@ def fit(
     done, seconds = (int(history[-1]["step"]), history[-1]["seconds"]) if history else (0, 0.0)
     batches = _Batches(data, train, seed, worker)
     trained = worker.parallel(flow)
-    bfloat16 = train.bfloat16 and _computes_bfloat16(worker.device)
+    bfloat16 = train.bfloat16 and computes_bfloat16(worker.device)
     report_at = {round(train.steps * (i + 1) / train.reports) for i in range(train.reports)}
     recent: dict[str, list[float]] = {}
     begin = time.perf_counter()
@@ -190,13 +191,6 @@ def _learning_rate(step: int, train: Train) -> float:
         return train.learning_rate * (step + 1) / train.warmup
     progress = (step - train.warmup) / (train.steps - train.warmup)
     return train.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
-
-
-def _computes_bfloat16(device: torch.device) -> bool:
-    """Whether the processor has such arithmetic; where it is emulated, training takes ten times as long."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return any(has for name, has in torch.cpu.get_capabilities().items() if name.endswith("bf16"))
 
 
 def _loss_terms(flow: nn.Module, batch: _Batch, loss: Loss, bfloat16: bool) -> dict[str, Tensor]:

@@ -21,6 +21,7 @@ CODE = (
     "fit.py",
     "fitdata.py",
     "cache.py",
+    "precision.py",
     "randomness.py",
     "score.py",
     "data/images.py",
