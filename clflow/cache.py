@@ -46,7 +46,7 @@ class FeatureCache:
                 self._compute(path, features, paths, size, device)
                 self._evict(keep=path)
         os.utime(path)
-        return np.load(path, mmap_mode="r")
+        return np.load(path, mmap_mode="c")  # not "r": torch warns of arrays that it could not write to
 
     def _compute(self, path: Path, features: Features, paths: Sequence[Path], size: int, device: torch.device) -> None:
         with write_atomically(path) as temporary:

@@ -87,7 +87,7 @@ def fit(
         DivergenceError: the loss is no longer a useful number.
     """
     flow = build_flow(model, data.normal.shape[-1], seed)
-    flow.whiten(*_feature_statistics(data.normal))
+    flow.whiten(*_feature_statistics(data.normal, worker.device))
     scorer = FlowScorer(flow, model.top_fraction).to(worker.device)
     optimizer = torch.optim.Adam(
         [p for p in flow.parameters() if p.requires_grad],
@@ -102,7 +102,7 @@ def fit(
     trained = worker.parallel(flow)
     bfloat16 = train.bfloat16 and computes_bfloat16(worker.device)
     report_at = {round(train.steps * (i + 1) / train.reports) for i in range(train.reports)}
-    recent: dict[str, list[float]] = {}
+    recent: dict[str, list[Tensor]] = {}
     begin = time.perf_counter()
 
     for step in range(done, train.steps):
@@ -111,21 +111,21 @@ def fit(
             group["lr"] = rate
         with_pairs = loss.needs_anomalies() and step >= loss.start * train.steps
         terms = _loss_terms(trained, batches.draw(step, with_pairs), loss, bfloat16)
-        if not abs(terms["loss"].item()) < _DIVERGED:
+        if not abs(total := terms["loss"].item()) < _DIVERGED:
             raise DivergenceError(
-                f"training diverged at step {step + 1} (loss {terms['loss'].item():.3g}); lower train.learning_rate "
-                "or the loss weights."
+                f"training diverged at step {step + 1} (loss {total:.3g}); lower train.learning_rate or the loss "
+                "weights."
             )
         optimizer.zero_grad(set_to_none=True)
         terms["loss"].backward()
         terms["gradient_norm"] = nn.utils.clip_grad_norm_(flow.parameters(), train.clip_norm)
         optimizer.step()
         for name, value in terms.items():
-            recent.setdefault(name, []).append(value.item())
+            recent.setdefault(name, []).append(value.detach())
 
         if step + 1 in report_at:
             point = {"step": step + 1, "learning_rate": rate}
-            point |= {name: sum(values) / len(values) for name, values in recent.items()}
+            point |= {name: torch.stack(values).double().mean().item() for name, values in recent.items()}
             if worker.rank == 0:
                 point |= validate(scorer, data, worker.device)
             point["seconds"] = seconds + time.perf_counter() - begin
@@ -149,7 +149,7 @@ def score_features(scorer: nn.Module, features: np.ndarray, device: torch.device
     """Score maps (N, h, w) and image scores (N,) of cached features, on the CPU."""
     scored = []
     for start in range(0, len(features), _BATCH):
-        chunk = torch.from_numpy(np.array(features[start : start + _BATCH])).to(device).float()
+        chunk = torch.from_numpy(features[start : start + _BATCH]).to(device).float()
         scored.append([scores.cpu() for scores in scorer(chunk)])
     maps, image_scores = zip(*scored, strict=True)
     return torch.cat(maps), torch.cat(image_scores)
@@ -237,15 +237,14 @@ class _Batches:
     def __init__(self, data: FitData, train: Train, seed: int, worker: Worker):
         self.data, self.train, self.seed, self.worker = data, train, seed, worker
         self.positions = data.normal.shape[1] * data.normal.shape[2]
-        self.normal = data.normal.reshape(-1, data.normal.shape[-1])
-        self.synthetic = data.synthetic.reshape(-1, data.synthetic.shape[-1])
+        self.normal, self.synthetic = (_rows(features, worker.device) for features in (data.normal, data.synthetic))
         self.boxes = [_box_positions(box, data.normal.shape[2]) for box in data.boxes]
         self.anomalies = data.places()
 
     def draw(self, step: int, pairs: bool) -> _Batch:
         rng = np.random.default_rng([self.seed, step])
         share = slice(self.worker.rank, None, self.worker.world)
-        rows = [self.normal[rng.integers(len(self.normal), size=self.train.positions)[share]]]
+        rows = [_take(self.normal, rng.integers(len(self.normal), size=self.train.positions)[share])]
         normals, count = len(rows[0]), 0
         if pairs:
             chosen = rng.integers(len(self.synthetic) // self.positions, size=self.train.pairs)
@@ -253,11 +252,10 @@ class _Batches:
             anomaly = self._positions(rng, self.anomalies, chosen)
             chosen, box, anomaly = chosen[share], box[share], anomaly[share]
             count = len(chosen)
-            rows.append(self.normal[(self.data.original[chosen, None] * self.positions + box).ravel()])
+            rows.append(_take(self.normal, (self.data.original[chosen, None] * self.positions + box).ravel()))
             for inside in (box, anomaly):
-                rows.append(self.synthetic[(chosen[:, None] * self.positions + inside).ravel()])
-        features = torch.from_numpy(np.concatenate(rows)).to(self.worker.device).float()
-        return _Batch(features, normals, count)
+                rows.append(_take(self.synthetic, (chosen[:, None] * self.positions + inside).ravel()))
+        return _Batch(torch.cat(rows).to(self.worker.device).float(), normals, count)
 
     def _positions(self, rng: np.random.Generator, places: list[np.ndarray], chosen: np.ndarray) -> np.ndarray:
         """(P, K) positions, drawn with replacement from each chosen image's places."""
@@ -267,17 +265,30 @@ class _Batches:
         )
 
 
+def _rows(features: np.ndarray, device: torch.device) -> Tensor:
+    """Features of all positions (N, C); in an accelerator's memory if they take at most half of what is free there."""
+    rows = torch.from_numpy(features).reshape(-1, features.shape[-1])
+    if device.type == "cuda" and rows.nbytes <= torch.cuda.mem_get_info(device)[0] / 2:
+        return rows.to(device)
+    return rows
+
+
+def _take(rows: Tensor, places: np.ndarray) -> Tensor:
+    return rows[torch.from_numpy(places).to(rows.device)]
+
+
 def _box_positions(box: np.ndarray, width: int) -> np.ndarray:
     x0, y0, x1, y1 = box
     return (np.arange(y0, y1)[:, None] * width + np.arange(x0, x1)).ravel()
 
 
-def _feature_statistics(features: np.ndarray) -> tuple[Tensor, Tensor]:
+def _feature_statistics(features: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor]:
     """Mean (C,) and covariance (C, C) over all images and positions, in double precision, a chunk at a time."""
     channels = features.shape[-1]
-    total, products = torch.zeros(channels).double(), torch.zeros(channels, channels).double()
+    total = torch.zeros(channels, dtype=torch.float64, device=device)
+    products = torch.zeros(channels, channels, dtype=torch.float64, device=device)
     for start in range(0, len(features), _BATCH):
-        rows = torch.from_numpy(features[start : start + _BATCH].reshape(-1, channels).astype(np.float64))
+        rows = torch.from_numpy(features[start : start + _BATCH]).to(device).double().reshape(-1, channels)
         total += rows.sum(dim=0)
         products += rows.T @ rows
     if not products.isfinite().all():
@@ -286,8 +297,8 @@ def _feature_statistics(features: np.ndarray) -> tuple[Tensor, Tensor]:
             "or other weights."
         )
     count = features.size // channels
-    mean = total / count
-    return mean, products / count - mean.outer(mean)
+    mean = (total / count).cpu()
+    return mean, products.cpu() / count - mean.outer(mean)
 
 
 def _save_checkpoint(

@@ -25,6 +25,7 @@ app = typer.Typer(
 
 ParamsFile = Annotated[Path, typer.Option("--params", help="Parameter file; its folder is the workspace.")]
 DatasetName = Annotated[str, typer.Option("--dataset", help="A dataset of the parameter file.")]
+CategoryNames = Annotated[list[str] | None, typer.Option("--category", help="Repeat for several; default: all.")]
 DEFAULT = Path("params.yaml")
 
 
@@ -63,7 +64,7 @@ def train(
 @app.command()
 def tune(
     dataset: DatasetName,
-    category: Annotated[list[str] | None, typer.Option("--category", help="Repeat for several; default: all.")] = None,
+    category: CategoryNames = None,
     each: Annotated[bool, typer.Option("--each", help="Search every category alone, not one for all.")] = False,
     trials: Annotated[int | None, typer.Option("--trials", min=1, help="Instead of tune.trials.")] = None,
     timeout: Annotated[float | None, typer.Option("--timeout", min=1, help="Seconds, instead of tune.timeout.")] = None,
@@ -134,7 +135,7 @@ def export(
 @app.command()
 def serve(
     dataset: DatasetName,
-    category: Annotated[list[str] | None, typer.Option("--category", help="Repeat for several; default: all.")] = None,
+    category: CategoryNames = None,
     host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 8000,
     params: ParamsFile = DEFAULT,
@@ -175,7 +176,7 @@ def sync(params: ParamsFile = DEFAULT) -> None:
 @app.command()
 def promote(
     dataset: Annotated[str | None, typer.Option("--dataset", help="A dataset of the parameter file.")] = None,
-    category: Annotated[list[str] | None, typer.Option("--category", help="Repeat for several; default: all.")] = None,
+    category: CategoryNames = None,
     everything: Annotated[bool, typer.Option("--all", help="All datasets of the benchmark.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the verdicts and change nothing.")] = False,
     source: Annotated[
@@ -244,6 +245,21 @@ def bench(
     from pipelines import bench as verb
 
     verb.run(loaded, dataset, category, workspace, out)
+
+
+@app.command()
+def bench_accelerator(
+    dataset: DatasetName,
+    category: CategoryNames = None,
+    out: Annotated[Path, typer.Option("--out", help="Folder for accelerator.json and .md.")] = Path("reports/bench"),
+    params: ParamsFile = DEFAULT,
+) -> None:
+    """Measure what training and inference take on this machine's first CUDA device, and what limits them there."""
+    loaded, dataset, workspace = _workspace(params, dataset)
+    categories = _categories(loaded, dataset, category)
+    from pipelines import accelerator as verb
+
+    verb.run(loaded, dataset, categories, workspace, out)
 
 
 def _load(params: Path) -> tuple[Params, Path]:

@@ -1,0 +1,360 @@
+"""``clflow bench-accelerator``: what training and inference take on an accelerator, and what limits them there.
+
+The cells are trained one after another in this process, without the workflow around them, so that the figures are of
+the accelerator and of the processor that feeds it.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
+
+from clflow.cache import FeatureCache
+from clflow.data.manifest import category_rows, read_manifest
+from clflow.errors import ClflowError
+from clflow.files import write_atomically, write_json
+from clflow.fit import Worker, fit
+from clflow.fit import run as finish
+from clflow.fitdata import FitData, load_fit_data
+from clflow.methods import find_method
+from clflow.metrics import image_metrics
+from clflow.model.detector import Detector
+from clflow.model.weights import find_weights
+from clflow.params import Params
+from clflow.provenance import commit
+from clflow.score import image_batches
+from pipelines.markdown import markdown_table
+
+METHODS = ("clflow", "fastflow")
+PRECISIONS = ("float32", "tf32", "bfloat16")
+RUNS = (
+    *product(("eager", "graph"), PRECISIONS, (1, 8, 32, 128, 512)),
+    *product(("compiled",), ("bfloat16",), (128,)),  # a compilation takes longer than all else
+)
+"""Runtime, precision and size of batch of every measurement of inference."""
+
+MEASURED_S = 1.0
+"""How long each is run for, after a few runs to warm up."""
+
+MATRIX = 8192
+"""Side of the square matrices whose product stands for the most that the accelerator can do."""
+
+_DEVICE = torch.device("cuda")
+_WARM_UP = 5  # runs
+_PROFILED = 128  # images per batch
+_OPERATIONS = 8  # of a profile, at most
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """A trained cell and what it was trained on, and what it took."""
+
+    detector: Detector
+    data: FitData
+    params: Params
+    figures: dict[str, Any]
+
+
+def run(params: Params, dataset: str, categories: Sequence[str], workspace: Path, out: Path) -> None:
+    """Measure on the first CUDA device; write ``accelerator.json`` and ``accelerator.md``.
+
+    Args:
+        params: of the benchmark; all its seeds are trained, with clflow and fastflow.
+        dataset: fetched and synthesized in the workspace.
+        categories: those to train; inference is measured on test images of the first.
+        workspace: of the benchmark.
+        out: folder for the two files.
+
+    Raises:
+        ClflowError: there is no CUDA device, or the dataset is not there.
+    """
+    if not torch.cuda.is_available():
+        raise ClflowError("no CUDA device is to be seen here; clflow bench measures a processor.")
+    torch.set_num_threads(os.cpu_count() or 1)  # decoding takes as many threads as torch may
+    with tempfile.TemporaryDirectory() as name:
+        cells = [
+            _train(params, dataset, category, method, seed, workspace, Path(name))
+            for category in categories
+            for method in METHODS
+            for seed in params.benchmark.seeds
+        ]
+    detector = cells[0].detector
+    pixels, labels = _test_images(params, dataset, categories[0], workspace)
+    with FlopCounterMode(display=False) as counter:
+        detector(pixels[:1].to(_DEVICE))
+    flops, peaks = counter.get_total_flops(), {precision: _peak(precision) for precision in PRECISIONS}
+    inference = [_measure(detector, pixels, *how) for how in RUNS]
+    for row in inference:
+        row["share"] = row["images_per_s"] * flops / peaks[row["precision"]]
+    result = {
+        "dataset": dataset,
+        "categories": list(categories),
+        "image_size": params.protocol.image_size,
+        "backbone": params.model.backbone,
+        "commit": commit(),
+        "accelerator": torch.cuda.get_device_name(),
+        "cpus": os.cpu_count(),
+        "torch": torch.__version__,
+        "flops_per_image": flops,
+        "peak_flops": peaks,
+        "image_auroc": {precision: _image_auroc(detector, pixels, labels, precision) for precision in PRECISIONS},
+        "cells": [cell.figures for cell in cells],
+        "inference": inference,
+        "profiles": {
+            "inference": _profile(lambda: detector(_batch(pixels, _PROFILED))),
+            "training": _profile(lambda: _fit(cells[0])),
+        },
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "accelerator.json", result)
+    with write_atomically(out / "accelerator.md") as temporary:
+        temporary.write_text(page(result), encoding="utf-8")
+    print(out / "accelerator.md")
+
+
+def _train(
+    params: Params, dataset: str, category: str, method: str, seed: int, workspace: Path, scratch: Path
+) -> _Cell:
+    """Train a cell and score its test images; the first of those that share features pays for them."""
+    given, data = params.for_category(dataset, category, method), workspace / "data" / dataset
+    begin = time.perf_counter()
+    weights = find_weights(given.model.backbone, given.model.weights)
+    features = find_method(method).features(weights, given.model).to(_DEVICE)
+    fit_data = load_fit_data(
+        features,
+        category_rows(read_manifest(data), category, "train"),
+        data,
+        workspace / "synthetic" / dataset / given.synthetic_set(category, method),
+        given,
+        FeatureCache(scratch, given.resources.feature_cache_gb),
+        weights.identity(),
+        _DEVICE,
+    )
+    cached = time.perf_counter()
+    worker = Worker(0, 1, _DEVICE, lambda module: module)
+    detector, _ = finish(find_method(method).fit(features, fit_data, given, seed, worker), lambda point, save: None)
+    trained = time.perf_counter()
+    pixels, labels = _test_images(given, dataset, category, workspace)
+    auroc = image_metrics(labels, _scores(detector, pixels))["image_auroc"]
+    figures = {
+        "category": category,
+        "method": method,
+        "seed": seed,
+        "features_s": cached - begin,
+        "fit_s": trained - cached,
+        "test_s": time.perf_counter() - trained,
+        "image_auroc": auroc,
+    }
+    return _Cell(detector, fit_data, given, figures)
+
+
+def _fit(cell: _Cell) -> None:
+    params, worker = cell.params, Worker(0, 1, _DEVICE, lambda module: module)
+    finish(fit(cell.data, params.model, params.loss, params.train, 0, worker), lambda point, save: None)
+
+
+def _test_images(params: Params, dataset: str, category: str, workspace: Path) -> tuple[Tensor, np.ndarray]:
+    """All test images of a category, uint8 (N, S, S, 3), and their labels (N,)."""
+    data = workspace / "data" / dataset
+    rows = category_rows(read_manifest(data), category, "test")
+    batches = image_batches([data / path for path in rows["path"]], params.protocol.image_size, len(rows))
+    return next(batches), rows["label"].to_numpy()
+
+
+def _batch(pixels: Tensor, size: int) -> Tensor:
+    """So many images in the accelerator's memory; they come again if there are fewer."""
+    return pixels.repeat(-(-size // len(pixels)), 1, 1, 1)[:size].to(_DEVICE)
+
+
+@torch.inference_mode()
+def _scores(detector: nn.Module, pixels: Tensor) -> np.ndarray:
+    return np.concatenate([detector(chosen.to(_DEVICE))[1].cpu().numpy() for chosen in pixels.split(32)])
+
+
+@contextmanager
+def _computing_in(precision: str) -> Iterator[None]:
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision != "float32"
+    try:
+        with torch.autocast(_DEVICE.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+@torch.inference_mode()
+def _peak(precision: str) -> float:
+    """Operations per second of the product of two large random matrices."""
+    left, right = (torch.randn(MATRIX, MATRIX, device=_DEVICE) for _ in range(2))
+    if precision == "bfloat16":
+        left, right = left.bfloat16(), right.bfloat16()
+    with _computing_in(precision):
+        return 2 * MATRIX**3 / float(np.median(_seconds(lambda: left @ right)))
+
+
+@torch.inference_mode()
+def _measure(detector: Detector, pixels: Tensor, runtime: str, precision: str, batch: int) -> dict[str, Any]:
+    """Time a detector on images in the accelerator's memory."""
+    given = _batch(pixels, batch)
+    torch.cuda.reset_peak_memory_stats()
+    with _computing_in(precision):
+        seconds = _seconds(_RUNTIMES[runtime](detector, given))
+    return {
+        "runtime": runtime,
+        "precision": precision,
+        "batch": batch,
+        "latency_ms": 1000 * float(np.median(seconds)),
+        "p99_ms": 1000 * float(np.quantile(seconds, 0.99)),
+        "images_per_s": batch / float(np.median(seconds)),
+        "peak_mb": torch.cuda.max_memory_allocated() / 1e6,
+    }
+
+
+def _image_auroc(detector: Detector, pixels: Tensor, labels: np.ndarray, precision: str) -> float:
+    with _computing_in(precision):
+        return image_metrics(labels, _scores(detector, pixels))["image_auroc"]
+
+
+def _eager(detector: Detector, given: Tensor) -> Callable[[], object]:
+    return lambda: detector(given)
+
+
+def _graph(detector: Detector, given: Tensor) -> Callable[[], object]:
+    """The same kernels, recorded once and started together."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):  # cuDNN chooses its algorithms, which must not be recorded
+        for _ in range(_WARM_UP):
+            detector(given)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        detector(given)
+    return graph.replay
+
+
+def _compiled(detector: Detector, given: Tensor) -> Callable[[], object]:
+    compiled: Any = torch.compile(detector, dynamic=False)
+    return lambda: compiled(given)
+
+
+_RUNTIMES = {"eager": _eager, "graph": _graph, "compiled": _compiled}
+
+
+def _seconds(work: Callable[[], object]) -> list[float]:
+    """Seconds of each run, until the accelerator is done with it."""
+    for _ in range(_WARM_UP):
+        work()
+    torch.cuda.synchronize()
+    seconds: list[float] = []
+    while sum(seconds) < MEASURED_S:
+        begin = time.perf_counter()
+        work()
+        torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - begin)
+    return seconds
+
+
+def _profile(work: Callable[[], object]) -> dict[str, Any]:
+    """How long some work takes, the share of it that the accelerator is busy, and what it is busy with."""
+    work()
+    torch.cuda.synchronize()
+    begin = time.perf_counter()
+    work()
+    torch.cuda.synchronize()
+    wall = time.perf_counter() - begin
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
+        work()
+        torch.cuda.synchronize()
+    spent = {
+        event.key: event.self_device_time_total / 1e6
+        for event in profiler.key_averages()
+        if event.device_type == DeviceType.CPU and event.self_device_time_total > 0
+    }
+    total = sum(spent.values())
+    largest = sorted(spent, key=spent.__getitem__, reverse=True)[:_OPERATIONS]
+    return {"seconds": wall, "busy": total / wall, "operations": {name: spent[name] / total for name in largest}}
+
+
+def page(result: dict[str, Any]) -> str:
+    """The page that people read."""
+    cells = result["cells"]
+    total = sum(cell["features_s"] + cell["fit_s"] + cell["test_s"] for cell in cells)
+    peaks = ", ".join(f"{1e-12 * peak:.0f} in {precision}" for precision, peak in result["peak_flops"].items())
+    qualities = ", ".join(f"{100 * auroc:.1f} in {precision}" for precision, auroc in result["image_auroc"].items())
+    trained = markdown_table(
+        ["category", "method", "seed", "features, s", "training, s", "test, s", "image AUROC"],
+        "llrrrrr",
+        [
+            [cell["category"], cell["method"], str(cell["seed"])]
+            + [f"{cell[key]:.2f}" for key in ("features_s", "fit_s", "test_s")]
+            + [f"{cell['image_auroc']:.4f}"]
+            for cell in cells
+        ],
+    )
+    inference = markdown_table(
+        ["runtime", "precision", "batch", "ms per batch", "p99, ms", "images per s", "share of peak", "peak, MB"],
+        "llrrrrrr",
+        [
+            [
+                row["runtime"],
+                row["precision"],
+                str(row["batch"]),
+                f"{row['latency_ms']:.2f}",
+                f"{row['p99_ms']:.2f}",
+                f"{row['images_per_s']:,.0f}",
+                f"{100 * row['share']:.1f} %",
+                f"{row['peak_mb']:,.0f}",
+            ]
+            for row in result["inference"]
+        ],
+    )
+    return f"""# What it takes on an accelerator: {result["dataset"]}
+
+{result["accelerator"]}, {result["cpus"]} CPUs, torch {result["torch"]}; {result["backbone"]} at
+{result["image_size"]} pixels; commit {result["commit"][:12]}. Made by `clflow bench-accelerator`.
+
+## Training
+
+{len(cells)} cells one after another in one process, without Ray, MLflow and DVC around them: {total:.0f} s. Features are
+decoded, resized and computed once for those that share them; *test* is reading and scoring the test images.
+
+{trained}
+
+{_profiled(result["profiles"]["training"], "One training of the first category, without features,")}
+
+## Inference
+
+Of {result["categories"][0]}, clflow, from 8-bit pixels in the accelerator's memory to score maps and image scores there.
+An image takes {1e-9 * result["flops_per_image"]:.2f} G operations; a product of matrices of {MATRIX} by {MATRIX} reached,
+in T per second, {peaks}. *graph* records the eager kernels once and starts them together. Image AUROC in %:
+{qualities}.
+
+{inference}
+
+{_profiled(result["profiles"]["inference"], f"A batch of {_PROFILED} in float32")}
+"""
+
+
+def _profiled(profiled: dict[str, Any], what: str) -> str:
+    operations = markdown_table(
+        ["operation", "share of the busy time"],
+        "lr",
+        [[f"`{name}`", f"{100 * share:.0f} %"] for name, share in profiled["operations"].items()],
+    )
+    busy = f"{100 * profiled['busy']:.0f} %"
+    return f"{what} takes {profiled['seconds']:.3f} s, of which the accelerator is busy {busy}:\n\n{operations}"
