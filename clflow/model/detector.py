@@ -19,7 +19,7 @@ WEIGHTS_FILE = "scorer.safetensors"
 CONFIG_FILE = "config.json"
 _FREEDOM = 8.0  # degrees of freedom of the t distribution that positions are scored by
 _REACH = 0.125  # standard deviation of the window that a position's surroundings are averaged by, of the map's side
-_DISCOUNT = 0.5  # share of its surroundings' score that a position does not get
+_DISCOUNT = 0.25  # share of its surroundings' score that a position does not get
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def score_maps(flow: Flow, features_bhwc: Tensor) -> Tensor:
 
 
 def stand_out(maps_bhw: Tensor) -> Tensor:
-    """Score maps (B, h, w) less half of what each position's surroundings score, a Gaussian mean about it.
+    """Score maps (B, h, w) less a quarter of what each position's surroundings score, a Gaussian mean about it.
 
     Deep features see far beyond their position, so a defect raises the scores of all that is near it, as a change of
     light or place raises those of a whole image. What is defective is where the score stands out. The mean is over

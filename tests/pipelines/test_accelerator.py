@@ -9,14 +9,18 @@ import torch
 
 from clflow.errors import ClflowError
 from clflow.files import read_json
+from clflow.params import load
 from pipelines import accelerator
 from tests.pipelines.trained import Trained
 
+ROOT = Path(__file__).parents[2]
+
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
-def test_without_an_accelerator_nothing_is_measured(trained: Trained, tmp_path: Path) -> None:
+def test_without_an_accelerator_nothing_is_measured(tmp_path: Path) -> None:
+    params = load(ROOT / "pipelines" / "demo.yaml")
     with pytest.raises(ClflowError, match="no CUDA device"):
-        accelerator.run(trained.params, "folder", ["disc"], trained.workspace, tmp_path / "out")
+        accelerator.run(params, "demo", ["gear"], tmp_path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -35,6 +39,6 @@ def test_an_accelerator_is_measured(trained: Trained, tmp_path: Path, monkeypatc
 
 
 def test_the_committed_page_shows_the_committed_figures() -> None:
-    folder = Path(__file__).parents[2] / "reports" / "bench"
+    folder = ROOT / "reports" / "bench"
     page = (folder / "accelerator.md").read_text(encoding="utf-8")
     assert page == accelerator.page(read_json(folder / "accelerator.json"))

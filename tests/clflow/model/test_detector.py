@@ -41,15 +41,15 @@ def test_many_unusual_dimensions_outweigh_a_few_extreme_ones():
     assert score_extreme < score_unusual
 
 
-def test_scores_stand_out_from_half_of_their_gaussian_surroundings():
+def test_scores_stand_out_from_a_quarter_of_their_gaussian_surroundings():
     maps = torch.randn(3, 16, 32, generator=torch.Generator().manual_seed(0))
     window = {"sigma": (0, 2, 4), "mode": "constant", "truncate": 20}
     surroundings = gaussian_filter(maps.numpy(), **window) / gaussian_filter(np.ones(maps.shape, np.float32), **window)
-    torch.testing.assert_close(stand_out(maps), maps - 0.5 * torch.from_numpy(surroundings), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(stand_out(maps), maps - 0.25 * torch.from_numpy(surroundings), rtol=1e-4, atol=1e-5)
 
 
-def test_a_level_map_keeps_half_of_its_score():
-    torch.testing.assert_close(stand_out(torch.full((1, 8, 8), 3.0)), torch.full((1, 8, 8), 1.5))
+def test_a_level_map_keeps_three_quarters_of_its_score():
+    torch.testing.assert_close(stand_out(torch.full((1, 8, 8), 3.0)), torch.full((1, 8, 8), 2.25))
 
 
 def test_image_score_is_the_mean_of_the_highest_share():
