@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from clflow.errors import ClflowError, DataError, ParameterError
 from clflow.files import folder_atomically, read_json, write_json
 from clflow.model.detector import Detector, Thresholds
+from clflow.precision import computes_bfloat16
 from clflow.score import upsample_maps
 
 Format = Literal["onnx", "openvino", "torch"]
@@ -140,7 +141,7 @@ def load(folder: Path, threads: int | None = None, precision: Precision = "float
 
     Raises:
         DataError: the folder holds no graph, a damaged one, or one without its thresholds.
-        ParameterError: the format's packages are not installed, or it does not have that precision.
+        ParameterError: the format's packages are not installed, or it or the processor does not have that precision.
     """
     try:
         config = read_json(folder / CONFIG_FILE)
@@ -150,6 +151,8 @@ def load(folder: Path, threads: int | None = None, precision: Precision = "float
         raise DataError(f"{folder} holds no exported detector, or an old one; make it with clflow export.") from None
     if precision != "float32" and to != "openvino":
         raise ParameterError(f"precision {precision} is for openvino, not for {to}.")
+    if precision == "bfloat16" and not computes_bfloat16(torch.device("cpu")):  # OpenVINO would use float32 unasked
+        raise ParameterError("this processor has no bfloat16 arithmetic; load the graph in float32.")
     try:
         with _installed(to):
             inspect = _LOADERS[to](folder / _FILES[to], threads, precision)

@@ -14,6 +14,7 @@ from clflow.errors import ClflowError, DataError, ParameterError
 from clflow.export import FORMATS, TOLERANCE, Format, Graph, export, load
 from clflow.files import read_json, write_json
 from clflow.model.detector import Detector, Thresholds
+from clflow.precision import computes_bfloat16
 
 SIZE = 64
 
@@ -79,6 +80,13 @@ def test_folder_without_a_graph_and_precision_without_support_are_refused(detect
     write_json(tmp_path / "graph" / "export.json", {key: config[key] for key in config if key != "thresholds"})
     with pytest.raises(DataError, match="holds no exported detector, or an old one"):
         load(tmp_path / "graph")
+
+
+@pytest.mark.skipif(computes_bfloat16(torch.device("cpu")), reason="this processor computes in bfloat16")
+def test_bfloat16_is_refused_by_a_processor_without_it(detector: Detector, tmp_path: Path):
+    export(detector, "openvino", tmp_path / "graph")
+    with pytest.raises(ParameterError, match="this processor has no bfloat16"):
+        load(tmp_path / "graph", precision="bfloat16")
 
 
 @pytest.mark.parametrize("to", FORMATS)
