@@ -23,21 +23,19 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from clflow.cache import FeatureCache
-from clflow.data.manifest import category_rows, read_manifest
 from clflow.errors import ClflowError
 from clflow.files import write_atomically, write_json
 from clflow.fit import Worker, fit
 from clflow.fit import run as finish
-from clflow.fitdata import FitData, load_fit_data
+from clflow.fitdata import FitData
 from clflow.methods import find_method
 from clflow.metrics import image_metrics
 from clflow.model.detector import Detector
-from clflow.model.weights import find_weights
 from clflow.params import Params
 from clflow.provenance import commit
-from clflow.score import image_batches
+from pipelines.costs import Images, test_images
 from pipelines.markdown import markdown_table
+from pipelines.worker import load_category
 
 METHODS = ("clflow", "fastflow")
 PRECISIONS = ("float32", "tf32", "bfloat16")
@@ -91,7 +89,8 @@ def run(params: Params, dataset: str, categories: Sequence[str], workspace: Path
         first = next(trained)
         cells = [first.figures, *(cell.figures for cell in trained)]
     detector = first.detector
-    pixels, labels = _test_images(params, dataset, categories[0], workspace)
+    images = test_images(params, dataset, categories[0], workspace)
+    pixels = torch.from_numpy(images.pixels)
     with FlopCounterMode(display=False) as counter:
         detector(pixels[:1].to(_DEVICE))
     flops, peaks = counter.get_total_flops(), {precision: _peak(precision) for precision in PRECISIONS}
@@ -109,7 +108,7 @@ def run(params: Params, dataset: str, categories: Sequence[str], workspace: Path
         "torch": torch.__version__,
         "flops_per_image": flops,
         "peak_flops": peaks,
-        "image_auroc": {precision: _image_auroc(detector, pixels, labels, precision) for precision in PRECISIONS},
+        "image_auroc": {precision: _image_auroc(detector, images, precision) for precision in PRECISIONS},
         "cells": cells,
         "inference": inference,
         "profiles": {
@@ -124,30 +123,17 @@ def run(params: Params, dataset: str, categories: Sequence[str], workspace: Path
     print(out / "accelerator.md")
 
 
-def _train(
-    params: Params, dataset: str, category: str, method: str, seed: int, workspace: Path, scratch: Path
-) -> _Cell:
+def _train(params: Params, dataset: str, category: str, method: str, seed: int, workspace: Path, cache: Path) -> _Cell:
     """Train a cell and score its test images; the first of those that share features pays for them."""
-    given, data = params.for_category(dataset, category, method), workspace / "data" / dataset
+    given = params.for_category(dataset, category, method)
     begin = time.perf_counter()
-    weights = find_weights(given.model.backbone, given.model.weights)
-    features = find_method(method).features(weights, given.model).to(_DEVICE)
-    fit_data = load_fit_data(
-        features,
-        category_rows(read_manifest(data), category, "train"),
-        data,
-        workspace / "synthetic" / dataset / given.synthetic_set(category, method),
-        given,
-        FeatureCache(scratch, given.resources.feature_cache_gb),
-        weights.identity(),
-        _DEVICE,
-    )
+    features, data = load_category(given, dataset, category, method, workspace, cache, _DEVICE)
     cached = time.perf_counter()
     worker = Worker(0, 1, _DEVICE, lambda module: module)
-    detector, _ = finish(find_method(method).fit(features, fit_data, given, seed, worker), lambda point, save: None)
+    detector, _ = finish(find_method(method).fit(features, data, given, seed, worker), lambda point, save: None)
     trained = time.perf_counter()
-    pixels, labels = _test_images(given, dataset, category, workspace)
-    auroc = image_metrics(labels, _scores(detector, pixels))["image_auroc"]
+    images = test_images(given, dataset, category, workspace)
+    scores = _scores(detector, torch.from_numpy(images.pixels))
     figures = {
         "category": category,
         "method": method,
@@ -155,9 +141,9 @@ def _train(
         "features_s": cached - begin,
         "fit_s": trained - cached,
         "test_s": time.perf_counter() - trained,
-        "image_auroc": auroc,
+        "image_auroc": image_metrics(images.labels, scores)["image_auroc"],
     }
-    return _Cell(detector, fit_data, given, figures)
+    return _Cell(detector, data, given, figures)
 
 
 def _fit(cell: _Cell) -> None:
@@ -165,14 +151,6 @@ def _fit(cell: _Cell) -> None:
     params, worker = cell.params, Worker(0, 1, _DEVICE, lambda module: module)
     train = params.train.model_copy(update={"steps": _TRACED, "warmup": 1, "reports": 1})
     finish(fit(cell.data, params.model, params.loss, train, 0, worker), lambda point, save: None)
-
-
-def _test_images(params: Params, dataset: str, category: str, workspace: Path) -> tuple[Tensor, np.ndarray]:
-    """All test images of a category, uint8 (N, S, S, 3), and their labels (N,)."""
-    data = workspace / "data" / dataset
-    rows = category_rows(read_manifest(data), category, "test")
-    batches = image_batches([data / path for path in rows["path"]], params.protocol.image_size, len(rows))
-    return next(batches), rows["label"].to_numpy()
 
 
 def _batch(pixels: Tensor, size: int) -> Tensor:
@@ -224,9 +202,9 @@ def _measure(detector: Detector, pixels: Tensor, runtime: str, precision: str, b
     }
 
 
-def _image_auroc(detector: Detector, pixels: Tensor, labels: np.ndarray, precision: str) -> float:
+def _image_auroc(detector: Detector, images: Images, precision: str) -> float:
     with _computing_in(precision):
-        return image_metrics(labels, _scores(detector, pixels))["image_auroc"]
+        return image_metrics(images.labels, _scores(detector, torch.from_numpy(images.pixels)))["image_auroc"]
 
 
 def _eager(detector: Detector, given: Tensor) -> Callable[[], object]:
