@@ -58,6 +58,11 @@ class Worker:
     device: torch.device
     parallel: Callable[[nn.Module], nn.Module]
 
+    @classmethod
+    def alone(cls, device: torch.device) -> Worker:
+        """The only process of a training."""
+        return cls(0, 1, device, lambda module: module)
+
 
 def fit(
     data: FitData,

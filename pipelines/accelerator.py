@@ -27,15 +27,12 @@ from clflow.errors import ClflowError
 from clflow.files import write_atomically, write_json
 from clflow.fit import Worker, fit
 from clflow.fit import run as finish
-from clflow.fitdata import FitData
-from clflow.methods import find_method
 from clflow.metrics import image_metrics
 from clflow.model.detector import Detector
 from clflow.params import Params
 from clflow.provenance import commit
-from pipelines.costs import Images, test_images
+from pipelines.costs import Images, Trained, test_images, train_alone
 from pipelines.markdown import markdown_table
-from pipelines.worker import load_category
 
 METHODS = ("clflow", "fastflow")
 PRECISIONS = ("float32", "tf32", "bfloat16")
@@ -57,10 +54,9 @@ _OPERATIONS = 8  # of a profile, at most
 
 @dataclass(frozen=True)
 class _Cell:
-    """A trained cell and what it was trained on, and what it took."""
+    """A trained cell, the parameters that hold for it, and what it took."""
 
-    detector: Detector
-    data: FitData
+    trained: Trained
     params: Params
     figures: dict[str, Any]
 
@@ -88,7 +84,7 @@ def run(params: Params, dataset: str, categories: Sequence[str], workspace: Path
         )
         first = next(trained)
         cells = [first.figures, *(cell.figures for cell in trained)]
-    detector = first.detector
+    detector = first.trained.detector
     images = test_images(params, dataset, categories[0], workspace)
     pixels = torch.from_numpy(images.pixels)
     with FlopCounterMode(display=False) as counter:
@@ -126,31 +122,28 @@ def run(params: Params, dataset: str, categories: Sequence[str], workspace: Path
 def _train(params: Params, dataset: str, category: str, method: str, seed: int, workspace: Path, cache: Path) -> _Cell:
     """Train a cell and score its test images; the first of those that share features pays for them."""
     given = params.for_category(dataset, category, method)
+    trained = train_alone(given, dataset, category, method, seed, workspace, cache, _DEVICE, time.perf_counter)
     begin = time.perf_counter()
-    features, data = load_category(given, dataset, category, method, workspace, cache, _DEVICE)
-    cached = time.perf_counter()
-    worker = Worker(0, 1, _DEVICE, lambda module: module)
-    detector, _ = finish(find_method(method).fit(features, data, given, seed, worker), lambda point, save: None)
-    trained = time.perf_counter()
     images = test_images(given, dataset, category, workspace)
-    scores = _scores(detector, torch.from_numpy(images.pixels))
+    scores = _scores(trained.detector, torch.from_numpy(images.pixels))
     figures = {
         "category": category,
         "method": method,
         "seed": seed,
-        "features_s": cached - begin,
-        "fit_s": trained - cached,
-        "test_s": time.perf_counter() - trained,
+        "features_s": trained.features_s,
+        "fit_s": trained.fit_s,
+        "test_s": time.perf_counter() - begin,
         "image_auroc": image_metrics(images.labels, scores)["image_auroc"],
     }
-    return _Cell(detector, data, given, figures)
+    return _Cell(trained, given, figures)
 
 
 def _fit(cell: _Cell) -> None:
     """A short training, half of it with all losses: the trace of a whole one takes minutes to read."""
-    params, worker = cell.params, Worker(0, 1, _DEVICE, lambda module: module)
+    params = cell.params
     train = params.train.model_copy(update={"steps": _TRACED, "warmup": 1, "reports": 1})
-    finish(fit(cell.data, params.model, params.loss, train, 0, worker), lambda point, save: None)
+    training = fit(cell.trained.data, params.model, params.loss, train, 0, Worker.alone(_DEVICE))
+    finish(training, lambda point, save: None)
 
 
 def _batch(pixels: Tensor, size: int) -> Tensor:

@@ -18,9 +18,11 @@ from clflow.data.images import read_image
 from clflow.data.manifest import category_rows, read_manifest, write_manifest
 from clflow.export import Format, Graph, Inspect, Inspection, export, load
 from clflow.fit import VALIDATION, Worker, run
+from clflow.fitdata import FitData
 from clflow.methods import find_method, load_detector
 from clflow.metrics import image_metrics
 from clflow.model.backbone import pretrained_model
+from clflow.model.detector import Detector
 from clflow.model.weights import find_weights
 from clflow.params import Params
 from clflow.synthesis.category import synthesize_category
@@ -67,6 +69,18 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Trained:
+    """A cell trained in this process: its detector, its learning curves, what it was trained on, and the seconds that
+    loading that, features among it, and the training itself took."""
+
+    detector: Detector
+    history: list[dict[str, float]]
+    data: FitData
+    features_s: float
+    fit_s: float
+
+
+@dataclass(frozen=True)
 class Images:
     """Test images, uint8 (N, S, S, 3), and their labels (N,)."""
 
@@ -82,6 +96,32 @@ def test_images(params: Params, dataset: str, category: str, workspace: Path) ->
     return Images(np.stack(pixels), rows["label"].to_numpy())
 
 
+def train_alone(
+    params: Params,
+    dataset: str,
+    category: str,
+    method: str,
+    seed: int,
+    workspace: Path,
+    cache: Path,
+    device: torch.device,
+    clock: Callable[[], float],
+) -> Trained:
+    """Train a cell in this process, without the workflow around it.
+
+    Args:
+        params: as they hold for the cell.
+        cache: of features; those of an earlier training that saw the same are read from it.
+        clock: what seconds are counted by.
+    """
+    begin = clock()
+    features, data = load_category(params, dataset, category, method, workspace, cache, device)
+    cached = clock()
+    training = find_method(method).fit(features, data, params, seed, Worker.alone(device))
+    detector, history = run(training, lambda point, save: None)
+    return Trained(detector, history, data, cached - begin, clock() - cached)
+
+
 def train(
     params: Params,
     dataset: str,
@@ -93,32 +133,24 @@ def train(
     folder: Path,
     threads: int,
 ) -> dict[str, Any]:
-    """Train a cell, keep its detector in ``folder``, and say what it took in CPU seconds.
-
-    Args:
-        cache: of features; those of an earlier training that saw the same are read from it.
-    """
+    """Train a cell, keep its detector in ``folder``, and say what it took in CPU seconds."""
     torch.set_num_threads(threads)
-    begin = time.process_time()
-    features, data = load_category(params, dataset, category, method, workspace, cache, _CPU)
-    cached = time.process_time()
-    worker = Worker(0, 1, _CPU, lambda module: module)
-    detector, history = run(find_method(method).fit(features, data, params, seed, worker), lambda point, save: None)
-    trained = time.process_time()
+    trained = train_alone(params, dataset, category, method, seed, workspace, cache, _CPU, time.process_time)
     folder.mkdir()
-    detector.save(folder)
+    trained.detector.save(folder)
+    data = trained.data
     images = len(data.normal) + len(data.held_out_normal) + len(data.synthetic) + len(data.held_out_synthetic)
-    normal_s = (cached - begin) * len(data.normal) / images
-    steps = int(history[-1]["step"])
+    normal_s = trained.features_s * len(data.normal) / images
+    steps = int(trained.history[-1]["step"])
     return {
         "method": method,
         "seed": seed,
-        "features_cpu_s": cached - begin,
-        "fit_cpu_s": trained - cached,
-        "without_cache_cpu_s": trained - cached + steps * normal_s if method == _EPOCHS else None,
+        "features_cpu_s": trained.features_s,
+        "fit_cpu_s": trained.fit_s,
+        "without_cache_cpu_s": trained.fit_s + steps * normal_s if method == _EPOCHS else None,
         "steps": steps,
-        "params_added": detector.parameter_count(),
-        "validation": max(point[VALIDATION] for point in history),
+        "params_added": trained.detector.parameter_count(),
+        "validation": max(point[VALIDATION] for point in trained.history),
         "images": images,
         "cache_mb": images * data.normal[0].nbytes / 1e6,
     }

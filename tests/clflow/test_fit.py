@@ -17,7 +17,7 @@ from clflow.params import Params, load
 from clflow.sections import Loss, Model, Train
 
 ROOT = Path(__file__).parents[2]
-ALONE = Worker(rank=0, world=1, device=torch.device("cpu"), parallel=lambda module: module)
+ALONE = Worker.alone(torch.device("cpu"))
 
 
 def ignore(point: dict[str, float], save: Save) -> None:

@@ -28,7 +28,7 @@ from clflow.params import Params, load
 from clflow.synthesis.category import synthesize_category
 from tests import tiny
 
-ALONE = Worker(rank=0, world=1, device=torch.device("cpu"), parallel=lambda module: module)
+ALONE = Worker.alone(torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
