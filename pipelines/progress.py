@@ -29,6 +29,7 @@ class Board:
         self.state: dict[str, str] = {}
         self.done = 0
         self.start = time.perf_counter()
+        self.first_end: float | None = None
         self.console = Console()
         self.live = Live(console=self.console, get_renderable=self._table, refresh_per_second=2)
 
@@ -62,8 +63,7 @@ class Board:
         """A job is complete."""
         self.done += 1
         self.state[name] = f"{how}, {self.state[name]}"
-        remaining = (time.perf_counter() - self.start) / self.done * (self.total - self.done)
-        self._say(f"{self._count(name)} {self.state[name]}, about {remaining:.0f} s to go")
+        self._say(f"{self._count(name)} {self.state[name]}{self._to_go()}")
 
     def failed(self, name: str, reason: str) -> Path:
         """A job has failed for good; returns the log that says why."""
@@ -75,6 +75,15 @@ class Board:
 
     def _count(self, name: str) -> str:
         return f"[{self.done}/{self.total}] {name}"
+
+    def _to_go(self) -> str:
+        """An estimate by the pace since the first job has ended; what was before that is mostly start."""
+        now = time.perf_counter()
+        if self.first_end is None:
+            self.first_end = now
+            return ""
+        remaining = (now - self.first_end) / (self.done - 1) * (self.total - self.done)
+        return f", about {remaining:.0f} s to go"
 
     def _say(self, line: str) -> None:
         if not self.live.is_started:
