@@ -87,7 +87,12 @@ def _score_category(todo: list[Cell], workspace: Path, threads: int) -> float:
     by_step: list[dict[int, list[np.ndarray]]] = [{step: [] for step in scorers} for scorers in kept]
     spent: defaultdict[object, float] = defaultdict(float)  # seconds, by features and by cell
     with torch.inference_mode():
-        for images in image_batches([data / path for path in rows["path"]], detectors[0].image_size, _BATCH):
+        for number, images in enumerate(
+            image_batches([data / path for path in rows["path"]], detectors[0].image_size, _BATCH)
+        ):
+            if number == 0:  # on first use kernels are loaded and chosen, which no method is to be charged with
+                for detector in detectors:
+                    detector(images.to(device))
             features = {}
             for shared in {detector.features for detector in detectors}:
                 with _counted(spent, shared, device):
