@@ -74,6 +74,10 @@ class Tracker:
         """Log one point of a cell's learning curves while it trains."""
         self._attempt(lambda: self._log_points(self._cell_run(cell), [point]))
 
+    def log_training(self, cell: Cell, workspace: Path) -> None:
+        """Bring a complete cell's curves, parameters, files and model to its run, unless MLflow has them."""
+        self._attempt(lambda: self._sync_training(cell, workspace))
+
     def log_failure(self, cell: Cell, log: Path) -> None:
         """Mark a cell's run as failed, with its log."""
 
@@ -99,7 +103,7 @@ class Tracker:
         results = {row["key"]: row for row in read_table(table).to_dict("records")} if table.exists() else {}
         for cell in wanted:
             if cells.is_complete(workspace / "runs" / cell.dataset / cell.name, cell.key):
-                self._attempt(lambda cell=cell: self._sync_training(cell, workspace))
+                self.log_training(cell, workspace)
                 if cell.key in results:
                     self._attempt(lambda cell=cell: self._sync_results(cell, results[cell.key], workspace))
         if results:

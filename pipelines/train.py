@@ -105,6 +105,7 @@ def _train(todo: list[Cell], params: Params, workspace: Path, tracker: Tracker) 
                 fail(cell, traceback.format_exc())
             else:
                 board.finished(cell.name)
+                tracker.log_training(cell, workspace)
 
         pool = ThreadPoolExecutor(slots)
         # Not waiting: after Ctrl-C the threads end when Ray does.
