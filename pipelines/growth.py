@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from clflow.data.catalogue import find
 from clflow.params import Params
@@ -104,10 +103,11 @@ def figure(rows: list[dict[str, Any]], path: Path) -> None:
         for across, (axis, (title, extent)) in zip(panels, _AXES.items(), strict=True):
             fixed = _AXES.keys() - {axis}
             along = sorted((row for row in rows if all(row[name] == rows[0][name] for name in fixed)), key=extent)
+            measured = [extent(row) for row in along]
             for panel, cost in zip(across, _COSTS, strict=True):
-                panel.plot([extent(row) for row in along], [row[cost] for row in along], "o-")
+                panel.plot(measured, [row[cost] for row in along], "o-")
                 panel.set_xlabel(title)
-                panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+                panel.set_xticks(measured)
                 panel.set_ylim(0, 1.1 * max(row[cost] for row in rows))  # alike along all axes
         for panel, title in zip(panels[0], _COSTS.values(), strict=True):
             panel.set_title(title)

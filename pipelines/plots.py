@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 from sklearn.metrics import roc_curve
 
 from clflow.files import folder_atomically
@@ -166,6 +167,9 @@ def cost_figure(board: pd.DataFrame) -> Figure:
                     **{"fmt": "o", "markersize": 5, "capsize": 2, "color": colour, "label": point["method"]},
                 )
             panel.set_xscale("log")
+            panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            panel.xaxis.set_major_formatter("{x:g}")
+            panel.xaxis.set_minor_formatter(NullFormatter())  # its labels overlap within a decade
             panel.set_xlabel("ms per image")
             panel.set_title(f"{dataset}: {title} in %")
     _legend(figure, panels, loc="outside lower center", ncols=5)
