@@ -81,6 +81,7 @@ def _score_category(todo: list[Cell], workspace: Path, threads: int) -> float:
     for cell in todo:
         shared = {detector.features for detector in detectors}
         detectors.append(load_detector(workspace / "runs" / cell.dataset / cell.name, shared).to(device))
+    extractors = {detector.features for detector in detectors}
     kept = [_kept_scorers(workspace / "runs" / c.dataset / c.name, d) for c, d in zip(todo, detectors, strict=True)]
     maps: list[list[np.ndarray]] = [[] for _ in todo]
     image_scores: list[list[np.ndarray]] = [[] for _ in todo]
@@ -91,10 +92,11 @@ def _score_category(todo: list[Cell], workspace: Path, threads: int) -> float:
             image_batches([data / path for path in rows["path"]], detectors[0].image_size, _BATCH)
         ):
             if number == 0:  # on first use kernels are loaded and chosen, which no method is to be charged with
+                features = {shared: shared.of_images(images.to(device)) for shared in extractors}
                 for detector in detectors:
-                    detector(images.to(device))
+                    detector.scorer(features[detector.features])
             features = {}
-            for shared in {detector.features for detector in detectors}:
+            for shared in extractors:
                 with _counted(spent, shared, device):
                     features[shared] = shared.of_images(images.to(device))
             for i, detector in enumerate(detectors):
