@@ -77,23 +77,22 @@ def plan(params: Params, workspace: Path, datasets: tuple[str, ...] | None = Non
             rows = category_rows(manifest, category, "train")
             found = {"code": code, "data": data_hash(rows)}
             for method in params.benchmark.methods:
-                find_method(method)
                 made = synthetic_hash(workspace, dataset, params.synthetic_set(category, method))
-                content = found | {"synthetic": made} | determinants(params.for_category(dataset, category, method))
+                given = params.for_category(dataset, category, method)
+                content = found | {"synthetic": made} | determinants(given, method)
                 for seed in params.benchmark.seeds:
                     key = fingerprint([dataset, category, method, seed, content])
                     cells.append(Cell(dataset, category, method, seed, key, len(rows)))
     return cells
 
 
-def determinants(params: Params) -> dict[str, Any]:
-    """What parameters and weights contribute to a trained cell, as JSON-able values."""
+def determinants(params: Params, method: str) -> dict[str, Any]:
+    """What parameters and weights contribute to a trained cell of a method, as JSON-able values."""
     return {
         "weights": weights_identity(params.model.backbone, params.model.weights),
         "protocol": params.protocol.model_dump(include=set(PROTOCOL)),
         "model": params.model.model_dump(exclude={"weights"}),
-        "loss": params.loss.model_dump(),
-        "train": params.train.model_dump(),
+        "sections": params.model_dump(include=set(find_method(method).sections)),
         "workers": params.resources.workers_per_cell,  # they share a batch, so each sees another boundary
     }
 

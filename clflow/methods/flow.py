@@ -27,6 +27,11 @@ class FlowMethod:
     name: str
     contrastive: bool
 
+    @property
+    def sections(self) -> tuple[str, ...]:
+        """See `Method.sections`."""
+        return ("loss", "train") if self.contrastive else ("train",)
+
     def features(self, weights: Weights, model: Model) -> FeatureGrid:
         """See `Method.features`."""
         return FeatureGrid(Backbone(weights, model.strides), model.grid, model.pool)

@@ -62,6 +62,11 @@ class Peer(ABC):
     name: str
     strides: tuple[int, ...]
 
+    @property
+    def sections(self) -> tuple[str, ...]:
+        """See `Method.sections`: none, for a peer trains by the settings of anomalib."""
+        return ()
+
     def features(self, weights: Weights, model: Model) -> Levels:
         """See `Method.features`."""
         return Levels(Backbone(weights, self.strides), model.grid)

@@ -24,6 +24,11 @@ class Method(Protocol):
         """As in ``benchmark.methods``."""
         ...
 
+    @property
+    def sections(self) -> tuple[str, ...]:
+        """Sections of the parameters, beside ``protocol`` and ``model``, that determine what is trained."""
+        ...
+
     def features(self, weights: Weights, model: Model) -> Features:
         """What it sees of an image, by a backbone with these weights."""
         ...

@@ -181,6 +181,19 @@ def test_too_few_resources_is_one_sentence(workspace: Path, tiny_source: Path):
         train.run(params, "folder", workspace)
 
 
+def test_parameters_change_the_keys_of_those_methods_that_read_them(workspace: Path, tiny_source: Path):
+    methods = ["clflow", "fastflow", "anomalib-padim"]
+
+    def keys(**changes: object) -> set[tuple[str, str]]:
+        params = changed(workspace, tiny_source, benchmark__methods=methods, **changes)
+        return {(cell.method, cell.key) for cell in cells.plan(params, workspace)}
+
+    before = keys()
+    assert {method for method, _ in before - keys(train__steps=9)} == {"clflow", "fastflow"}
+    assert {method for method, _ in before - keys(loss__contrast=0.7)} == {"clflow"}
+    assert {method for method, _ in before - keys(protocol__holdout=0.5)} == set(methods)
+
+
 def test_order_is_largest_first_and_every_category_before_the_second_of_any():
     def cell(category: str, seed: int, images: int) -> cells.Cell:
         return cells.Cell("d", category, "clflow", seed, f"{category}{seed}", images)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +75,13 @@ class Prepared:
         training = self.method.fit(self.features, self.data, self.params, seed, ALONE)
         return *run(training, lambda point, save: points.append(point)), points
 
+    def elsewhere(self) -> Prepared:
+        """The same with other parameters in all sections that the method does not name."""
+        loss = self.params.loss.model_copy(update={"contrast": 0.7, "start": 0.1})
+        train = self.params.train.model_copy(update={"steps": 3, "learning_rate": 0.5})
+        other = {name: part for name, part in (("loss", loss), ("train", train)) if name not in self.method.sections}
+        return replace(self, params=self.params.model_copy(update=other))
+
 
 @pytest.fixture(scope="module", params=METHODS)
 def prepared(
@@ -107,8 +114,8 @@ class TestMethod:
         assert bad.min() > good.max()
         assert maps.isfinite().all() and maps.ndim == 3
 
-    def test_seed_determines_scores(self, prepared, detector, scenes):
-        again, other = (prepared.fit(seed)[0](scenes[0])[0] for seed in (0, 1))
+    def test_seed_and_named_sections_determine_scores(self, prepared, detector, scenes):
+        again, other = (prepared.elsewhere().fit(seed)[0](scenes[0])[0] for seed in (0, 1))
         assert torch.equal(detector(scenes[0])[0], again)
         assert not torch.equal(again, other)
 
