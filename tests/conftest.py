@@ -15,6 +15,18 @@ import pytest
 from tests import tiny
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The slow ones first, so that the quick ones fill what is left of the time of two processes."""
+    items.sort(key=lambda item: "pipelines" not in item.path.parts)
+
+
+@pytest.fixture(scope="session")
+def all_tests(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that the processes which run these tests share."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The user's cache folder for the time of the tests."""

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from clflow.params import load
 from pipelines import cluster
@@ -32,11 +33,15 @@ def ray_session() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def finished(tiny_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The workspace of a finished benchmark; read it, or copy the folder around it."""
-    folder = tmp_path_factory.mktemp("finished")
-    shutil.copytree(tiny_source, folder / "source")
-    return benchmark(Path("source"), folder)  # relative to the parameter file
+def finished(tiny_source: Path, all_tests: Path) -> Path:
+    """The workspace of a finished benchmark; read it, or copy the folder around it. One process makes it for all."""
+    folder, done = all_tests / "finished", all_tests / "finished.done"
+    with FileLock(all_tests / "finished.lock"):
+        if not done.exists():
+            shutil.copytree(tiny_source, folder / "source")
+            benchmark(Path("source"), folder)  # relative to the parameter file
+            done.touch()
+    return folder / "workspace"
 
 
 @pytest.fixture(scope="session")
