@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -26,15 +27,36 @@ def _decide_half(detector: Detector):
     detector.thresholds = Thresholds(float(scores.median()), float(maps.median()), 0.0)
 
 
+@pytest.fixture(scope="module")
+def kept() -> dict[Format, Path]:
+    """Graphs that a test has exported, for the others; not to be changed."""
+    return {}
+
+
+@pytest.fixture
+def exported(
+    detector: Detector, kept: dict[Format, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[Format], Path]:
+    def once(to: Format) -> Path:
+        if to not in kept:
+            folder = tmp_path_factory.mktemp("exported") / to
+            worst = export(detector, to, folder)
+            assert read_json(folder / "export.json")["largest_difference"] == worst
+            kept[to] = folder
+        return kept[to]
+
+    return once
+
+
 def images(count: int) -> np.ndarray:
     return np.random.default_rng(count).integers(0, 256, (count, SIZE, SIZE, 3), dtype=np.uint8)
 
 
 @pytest.mark.parametrize("to", FORMATS)
-def test_graph_says_what_the_detector_says(detector: Detector, tmp_path: Path, to: Format):
-    worst = export(detector, to, tmp_path / "graph")
-    assert worst <= TOLERANCE and read_json(tmp_path / "graph" / "export.json")["largest_difference"] == worst
-    inspect = load(tmp_path / "graph", threads=1)
+def test_graph_says_what_the_detector_says(detector: Detector, exported: Callable[[Format], Path], to: Format):
+    graph = exported(to)
+    assert read_json(graph / "export.json")["largest_difference"] <= TOLERANCE
+    inspect = load(graph, threads=1)
     for count in (1, 5):
         with torch.inference_mode():
             scores, anomalous, maps, masks = (part.numpy() for part in Graph(detector)(torch.from_numpy(images(count))))
@@ -70,23 +92,24 @@ def test_missing_runtime_is_one_sentence(detector: Detector, tmp_path: Path, mon
     assert not list(tmp_path.iterdir())
 
 
-def test_folder_without_a_graph_and_precision_without_support_are_refused(detector: Detector, tmp_path: Path):
+def test_folder_without_a_graph_and_precision_without_support_are_refused(
+    exported: Callable[[Format], Path], tmp_path: Path
+):
     with pytest.raises(DataError, match="holds no exported detector"):
         load(tmp_path)
-    export(detector, "torch", tmp_path / "graph")
+    graph = exported("torch")
     with pytest.raises(ParameterError, match="bfloat16 is for openvino"):
-        load(tmp_path / "graph", precision="bfloat16")
-    config = read_json(tmp_path / "graph" / "export.json")
-    write_json(tmp_path / "graph" / "export.json", {key: config[key] for key in config if key != "thresholds"})
+        load(graph, precision="bfloat16")
+    config = read_json(graph / "export.json")
+    write_json(tmp_path / "export.json", {key: config[key] for key in config if key != "thresholds"})
     with pytest.raises(DataError, match="holds no exported detector, or an old one"):
-        load(tmp_path / "graph")
+        load(tmp_path)
 
 
 @pytest.mark.skipif(computes_bfloat16(torch.device("cpu")), reason="this processor computes in bfloat16")
-def test_bfloat16_is_refused_by_a_processor_without_it(detector: Detector, tmp_path: Path):
-    export(detector, "openvino", tmp_path / "graph")
+def test_bfloat16_is_refused_by_a_processor_without_it(exported: Callable[[Format], Path]):
     with pytest.raises(ParameterError, match="this processor has no bfloat16"):
-        load(tmp_path / "graph", precision="bfloat16")
+        load(exported("openvino"), precision="bfloat16")
 
 
 @pytest.mark.parametrize("to", FORMATS)
