@@ -20,16 +20,17 @@ class Board:
     Args:
         headings: what the columns of a job are called.
         total: how many jobs are to be done; others may be shown.
+        slots: how many run at once.
         logs: folder that gets one log per job.
     """
 
-    def __init__(self, headings: tuple[str, ...], total: int, logs: Path):
-        self.headings, self.total, self.logs = headings, total, logs
+    def __init__(self, headings: tuple[str, ...], total: int, slots: int, logs: Path):
+        self.headings, self.total, self.slots, self.logs = headings, total, slots, logs
         self.columns: dict[str, tuple[str, ...]] = {}
         self.state: dict[str, str] = {}
         self.done = 0
         self.start = time.perf_counter()
-        self.first_end: float | None = None
+        self.ends: list[float] = []
         self.console = Console()
         self.live = Live(console=self.console, get_renderable=self._table, refresh_per_second=2)
 
@@ -77,13 +78,13 @@ class Board:
         return f"[{self.done}/{self.total}] {name}"
 
     def _to_go(self) -> str:
-        """An estimate by the pace since the first job has ended; what was before that is mostly start."""
-        now = time.perf_counter()
-        if self.first_end is None:
-            self.first_end = now
+        """An estimate by the pace since the first job has ended; what was before that is mostly start, and the first
+        jobs of all slots end with it."""
+        self.ends.append(time.perf_counter())
+        since = len(self.ends) - self.slots
+        if since < 1:
             return ""
-        remaining = (now - self.first_end) / (self.done - 1) * (self.total - self.done)
-        return f", about {remaining:.0f} s to go"
+        return f", about {(self.ends[-1] - self.ends[0]) / since * (self.total - self.done):.0f} s to go"
 
     def _say(self, line: str) -> None:
         if not self.live.is_started:

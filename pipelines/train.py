@@ -88,7 +88,7 @@ def _train(todo: list[Cell], params: Params, workspace: Path, tracker: Tracker) 
     failures: dict[Cell, Path] = {}
     with ExitStack() as stack:
         headings = ("dataset", "category", "method", "seed")
-        board = stack.enter_context(Board(headings, len(todo), workspace / ".clflow" / "logs"))
+        board = stack.enter_context(Board(headings, len(todo), slots, workspace / ".clflow" / "logs"))
         for cell in todo:
             board.add(cell.name, (cell.dataset, cell.category, cell.method, str(cell.seed)))
 

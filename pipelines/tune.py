@@ -91,7 +91,7 @@ def _run_trials(
     storage = search.folder / "ray"
     shutil.rmtree(storage, ignore_errors=True)
     records = search.records()
-    with Board(tuple(params.tune.space), wanted - len(records), workspace / ".clflow" / "logs") as board:
+    with Board(tuple(params.tune.space), wanted - len(records), slots, workspace / ".clflow" / "logs") as board:
         recorder = _Recorder(search, records, params, timeout, board, tracker)
         tuner = tune.Tuner(
             tune.with_resources(partial(run_trial, job=job), resources),

@@ -11,19 +11,19 @@ from pipelines.progress import Board
 
 
 def test_time_to_go_is_said_once_there_is_a_pace(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    with Board(("category",), 3, tmp_path) as board:
-        for name in ("bottle", "screw", "cable"):
+    with Board(("category",), 4, 2, tmp_path) as board:
+        for name in ("bottle", "screw", "cable", "tile"):
             board.add(name, (name,))
             board.progress(name, {"step": 20, VALIDATION: 0.875})
             board.finished(name)
-    first, second, third = capsys.readouterr().out.splitlines()
-    assert first == "[1/3] bottle done, step 20, validation 0.875"
-    assert second.startswith("[2/3] screw done, step 20, validation 0.875, about ")
-    assert third.endswith(", about 0 s to go")
+    *at_once, third, fourth = capsys.readouterr().out.splitlines()
+    assert at_once == [f"[{i}/4] {name} done, step 20, validation 0.875" for i, name in ((1, "bottle"), (2, "screw"))]
+    assert third.startswith("[3/4] cable done, step 20, validation 0.875, about ")
+    assert fourth.endswith(", about 0 s to go")
 
 
 def test_failure_is_logged_and_its_last_line_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    with Board(("category",), 2, tmp_path) as board:
+    with Board(("category",), 2, 1, tmp_path) as board:
         board.add("bottle", ("bottle",))
         log = board.failed("bottle", "Traceback\nValueError: no such level\n")
         board.add("screw", ("screw",))
