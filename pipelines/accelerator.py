@@ -31,7 +31,7 @@ from clflow.metrics import image_metrics
 from clflow.model.detector import Detector
 from clflow.params import Params
 from clflow.provenance import commit
-from pipelines.costs import Images, Trained, test_images, train_alone
+from pipelines.costs import Case, Images, Trained, test_images, train_alone
 from pipelines.markdown import markdown_table
 
 METHODS = ("clflow", "fastflow")
@@ -79,7 +79,7 @@ def run(params: Params, dataset: str, categories: Sequence[str], workspace: Path
     torch.set_num_threads(os.cpu_count() or 1)  # decoding takes as many threads as torch may
     with tempfile.TemporaryDirectory() as name:
         trained = (
-            _train(params, dataset, category, method, seed, workspace, Path(name))
+            _train(Case(params, dataset, category, method, seed, workspace, Path(name)))
             for category, method, seed in product(categories, METHODS, params.benchmark.seeds)
         )
         first = next(trained)
@@ -119,23 +119,22 @@ def run(params: Params, dataset: str, categories: Sequence[str], workspace: Path
     print(out / "accelerator.md")
 
 
-def _train(params: Params, dataset: str, category: str, method: str, seed: int, workspace: Path, cache: Path) -> _Cell:
+def _train(case: Case) -> _Cell:
     """Train a cell and score its test images; the first of those that share features pays for them."""
-    given = params.for_category(dataset, category, method)
-    trained = train_alone(given, dataset, category, method, seed, workspace, cache, _DEVICE, time.perf_counter)
+    trained = train_alone(case, _DEVICE, time.perf_counter)
     begin = time.perf_counter()
-    images = test_images(given, dataset, category, workspace)
+    images = test_images(case.params, case.dataset, case.category, case.workspace)
     scores = _scores(trained.detector, torch.from_numpy(images.pixels))
     figures = {
-        "category": category,
-        "method": method,
-        "seed": seed,
+        "category": case.category,
+        "method": case.method,
+        "seed": case.seed,
         "features_s": trained.features_s,
         "fit_s": trained.fit_s,
         "test_s": time.perf_counter() - begin,
         "image_auroc": image_metrics(images.labels, scores)["image_auroc"],
     }
-    return _Cell(trained, given, figures)
+    return _Cell(trained, case.given, figures)
 
 
 def _fit(cell: _Cell) -> None:

@@ -26,7 +26,7 @@ from clflow.params import Params
 from clflow.precision import computes_bfloat16
 from clflow.provenance import commit
 from pipelines import costs, growth
-from pipelines.costs import Engine
+from pipelines.costs import Case, Engine
 from pipelines.markdown import markdown_table
 
 Result = TypeVar("Result")
@@ -56,11 +56,8 @@ def run(params: Params, dataset: str, category: str, workspace: Path, out: Path)
         training, seed = [], params.benchmark.seeds[0]
         for method in METHODS:
             print(f"training {method}", flush=True)
-            given = params.for_category(dataset, category, method)
-            cache, detector = folder / "features" / method, folder / method
-            training.append(
-                _alone(costs.train, given, dataset, category, method, seed, workspace, cache, detector, threads)
-            )
+            case = Case(params, dataset, category, method, seed, workspace, folder / "features" / method)
+            training.append(_alone(costs.train, case, folder / method, threads))
         for to in FORMATS:
             _alone(costs.export_detector, folder / METHODS[0], to, folder / to)
         engines = [

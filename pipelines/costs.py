@@ -69,6 +69,30 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Case:
+    """A cell to train without the workflow around it.
+
+    Attributes:
+        params: of the benchmark.
+        workspace: with its data and synthetic anomalies.
+        cache: of features; those of an earlier training that saw the same are read from it.
+    """
+
+    params: Params
+    dataset: str
+    category: str
+    method: str
+    seed: int
+    workspace: Path
+    cache: Path
+
+    @property
+    def given(self) -> Params:
+        """The parameters as they hold for it."""
+        return self.params.for_category(self.dataset, self.category, self.method)
+
+
+@dataclass(frozen=True)
 class Trained:
     """A cell trained in this process: its detector, its learning curves, what it was trained on, and the seconds that
     loading that, features among it, and the training itself took."""
@@ -96,46 +120,21 @@ def test_images(params: Params, dataset: str, category: str, workspace: Path) ->
     return Images(np.stack(pixels), rows["label"].to_numpy())
 
 
-def train_alone(
-    params: Params,
-    dataset: str,
-    category: str,
-    method: str,
-    seed: int,
-    workspace: Path,
-    cache: Path,
-    device: torch.device,
-    clock: Callable[[], float],
-) -> Trained:
-    """Train a cell in this process, without the workflow around it.
-
-    Args:
-        params: as they hold for the cell.
-        cache: of features; those of an earlier training that saw the same are read from it.
-        clock: what seconds are counted by.
-    """
+def train_alone(case: Case, device: torch.device, clock: Callable[[], float]) -> Trained:
+    """Train a cell in this process; its seconds are those of the clock."""
     begin = clock()
-    features, data = load_category(params, dataset, category, method, workspace, cache, device)
+    given = case.given
+    features, data = load_category(given, case.dataset, case.category, case.method, case.workspace, case.cache, device)
     cached = clock()
-    training = find_method(method).fit(features, data, params, seed, Worker.alone(device))
+    training = find_method(case.method).fit(features, data, given, case.seed, Worker.alone(device))
     detector, history = run(training, lambda point, save: None)
     return Trained(detector, history, data, cached - begin, clock() - cached)
 
 
-def train(
-    params: Params,
-    dataset: str,
-    category: str,
-    method: str,
-    seed: int,
-    workspace: Path,
-    cache: Path,
-    folder: Path,
-    threads: int,
-) -> dict[str, Any]:
+def train(case: Case, folder: Path, threads: int) -> dict[str, Any]:
     """Train a cell, keep its detector in ``folder``, and say what it took in CPU seconds."""
     torch.set_num_threads(threads)
-    trained = train_alone(params, dataset, category, method, seed, workspace, cache, _CPU, time.process_time)
+    trained = train_alone(case, _CPU, time.process_time)
     folder.mkdir()
     trained.detector.save(folder)
     data = trained.data
@@ -143,11 +142,11 @@ def train(
     normal_s = trained.features_s * len(data.normal) / images
     steps = int(trained.history[-1]["step"])
     return {
-        "method": method,
-        "seed": seed,
+        "method": case.method,
+        "seed": case.seed,
         "features_cpu_s": trained.features_s,
         "fit_cpu_s": trained.fit_s,
-        "without_cache_cpu_s": trained.fit_s + steps * normal_s if method == _EPOCHS else None,
+        "without_cache_cpu_s": trained.fit_s + steps * normal_s if case.method == _EPOCHS else None,
         "steps": steps,
         "params_added": trained.detector.parameter_count(),
         "validation": max(point[VALIDATION] for point in trained.history),
@@ -172,8 +171,8 @@ def grow(params: Params, dataset: str, method: str, job: Job, workspace: Path, t
             synthesize_category(data, category_rows(manifest, category, "train"), given, synthetic)
             synthesis_cpu_s += time.process_time() - begin
             for seed in job.seeds:
-                cache, detector = scratch / "cache", scratch / f"detector-{len(cells)}"
-                cells.append(train(given, dataset, category, method, seed, scratch, cache, detector, threads))
+                case = Case(params, dataset, category, method, seed, scratch, scratch / "cache")
+                cells.append(train(case, scratch / f"detector-{len(cells)}", threads))
         images = test_images(params, dataset, job.categories[0], workspace)
         inferred = infer(Engine(method, "eager", scratch / "detector-0"), images, threads)
     first = cells[:: len(job.seeds)]  # of each category: it made the features that its other seeds read
