@@ -11,6 +11,7 @@ from clflow.data.manifest import category_rows, data_hash, read_manifest
 from clflow.errors import DataError
 from clflow.files import fingerprint, read_json
 from clflow.methods import find_method
+from clflow.methods.protocol import Method
 from clflow.model.weights import find_weights
 from clflow.params import Params
 from clflow.provenance import source_hash
@@ -77,22 +78,23 @@ def plan(params: Params, workspace: Path, datasets: tuple[str, ...] | None = Non
             rows = category_rows(manifest, category, "train")
             found = {"code": code, "data": data_hash(rows)}
             for method in params.benchmark.methods:
+                trains = find_method(method)
                 made = synthetic_hash(workspace, dataset, params.synthetic_set(category, method))
                 given = params.for_category(dataset, category, method)
-                content = found | {"synthetic": made} | determinants(given, method)
+                content = found | {"synthetic": made} | determinants(given, trains)
                 for seed in params.benchmark.seeds:
                     key = fingerprint([dataset, category, method, seed, content])
                     cells.append(Cell(dataset, category, method, seed, key, len(rows)))
     return cells
 
 
-def determinants(params: Params, method: str) -> dict[str, Any]:
+def determinants(params: Params, method: Method) -> dict[str, Any]:
     """What parameters and weights contribute to a trained cell of a method, as JSON-able values."""
     return {
         "weights": weights_identity(params.model.backbone, params.model.weights),
         "protocol": params.protocol.model_dump(include=set(PROTOCOL)),
         "model": params.model.model_dump(exclude={"weights"}),
-        "sections": params.model_dump(include=set(find_method(method).sections)),
+        "sections": params.model_dump(include=set(method.sections)),
         "workers": params.resources.workers_per_cell,  # they share a batch, so each sees another boundary
     }
 

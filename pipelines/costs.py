@@ -122,8 +122,8 @@ def test_images(params: Params, dataset: str, category: str, workspace: Path) ->
 
 def train_alone(case: Case, device: torch.device, clock: Callable[[], float]) -> Trained:
     """Train a cell in this process; its seconds are those of the clock."""
-    begin = clock()
     given = case.given
+    begin = clock()
     features, data = load_category(given, case.dataset, case.category, case.method, case.workspace, case.cache, device)
     cached = clock()
     training = find_method(case.method).fit(features, data, given, case.seed, Worker.alone(device))

@@ -13,6 +13,7 @@ from clflow.data.manifest import category_rows, data_hash, read_manifest
 from clflow.errors import ClflowError, ParameterError
 from clflow.files import fingerprint, read_json, write_atomically, write_json
 from clflow.fit import VALIDATION
+from clflow.methods import find_method
 from clflow.params import Override, Params
 from clflow.provenance import commit, source_hash
 from pipelines import cells
@@ -62,13 +63,14 @@ class Search:
             DataError: a category or its synthetic anomalies are not there yet.
             ParameterError, WeightsError: the method, backbone or weights file does not exist.
         """
+        method = find_method(params.tune.method)
         manifest = read_manifest(workspace / "data" / dataset)
         content = [
             [
                 category,
                 data_hash(category_rows(manifest, category, "train")),
                 cells.synthetic_hash(workspace, dataset, params.synthetic_set(category, params.tune.method)),
-                cells.determinants(params.for_category(dataset, category, params.tune.method), params.tune.method),
+                cells.determinants(params.for_category(dataset, category, params.tune.method), method),
             ]
             for category in categories
         ]

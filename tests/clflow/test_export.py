@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -100,10 +101,11 @@ def test_folder_without_a_graph_and_precision_without_support_are_refused(
     graph = exported("torch")
     with pytest.raises(ParameterError, match="bfloat16 is for openvino"):
         load(graph, precision="bfloat16")
-    config = read_json(graph / "export.json")
-    write_json(tmp_path / "export.json", {key: config[key] for key in config if key != "thresholds"})
+    old = shutil.copytree(graph, tmp_path / "old")
+    config = read_json(old / "export.json")
+    write_json(old / "export.json", {key: config[key] for key in config if key != "thresholds"})
     with pytest.raises(DataError, match="holds no exported detector, or an old one"):
-        load(tmp_path)
+        load(old)
 
 
 @pytest.mark.skipif(computes_bfloat16(torch.device("cpu")), reason="this processor computes in bfloat16")
