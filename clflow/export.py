@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from clflow.errors import ClflowError, DataError, ParameterError
 from clflow.files import folder_atomically, read_json, write_json
 from clflow.model.detector import Detector, Thresholds
+from clflow.model.features import images_at_once
 from clflow.precision import computes_bfloat16
 from clflow.score import upsample_maps
 
@@ -111,7 +112,7 @@ def export(detector: Detector, to: Format, folder: Path, beside: Sequence[Path] 
         except (RuntimeError, torch.onnx.errors.OnnxExporterError) as error:
             reason = " ".join(str(error).split())[:300]
             raise ClflowError(f"method {detector.method} cannot be exported to {to}: {reason}") from error
-        worst = _verify(_LOADERS[to](temporary / _FILES[to], None, "float32"), graph, size)
+        worst = _verify(_LOADERS[to](temporary / _FILES[to], None, "float32").inspect, graph, size)
         for path in beside:
             shutil.copy(path, temporary)
         config = {
@@ -155,13 +156,22 @@ def load(folder: Path, threads: int | None = None, precision: Precision = "float
         raise ParameterError("this processor has no bfloat16 arithmetic; load the graph in float32.")
     try:
         with _installed(to):
-            inspect = _LOADERS[to](folder / _FILES[to], threads, precision)
+            loaded = _LOADERS[to](folder / _FILES[to], threads, precision)
     except ParameterError:
         raise
     except Exception as error:  # each runtime raises its own
         reason = " ".join(str(error).split())[:200]
         raise DataError(f"{folder / _FILES[to]} is missing or damaged ({reason}); export it again.") from error
-    return Exported(inspect, size, limits)
+    return Exported(_few_at_once(loaded.inspect, size) if loaded.on_cpu else loaded.inspect, size, limits)
+
+
+def _few_at_once(inspect: Inspect, size: int) -> Inspect:
+    def inspect_all(images: np.ndarray) -> Inspection:
+        few = images_at_once(size)
+        parts = [inspect(images[start : start + few]) for start in range(0, len(images), few)]
+        return Inspection(*map(np.concatenate, zip(*parts, strict=True)))
+
+    return inspect_all
 
 
 def _pictures(count: int, size: int) -> np.ndarray:
@@ -220,16 +230,27 @@ def _write_torch(program: torch.export.ExportedProgram, path: Path) -> None:
     torch.export.save(program, path)
 
 
-def _load_onnx(path: Path, threads: int | None, precision: Precision) -> Inspect:
+@dataclass(frozen=True)
+class _Loaded:
+    """A graph in its runtime, which computes on the CPU or on an accelerator."""
+
+    inspect: Inspect
+    on_cpu: bool = True
+
+
+def _load_onnx(path: Path, threads: int | None, precision: Precision) -> _Loaded:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0
     session = onnxruntime.InferenceSession(path, options, providers=onnxruntime.get_available_providers())
-    return lambda images: Inspection(*map(np.asarray, session.run(list(Inspection._fields), {_INPUT: images})))
+    return _Loaded(
+        lambda images: Inspection(*map(np.asarray, session.run(list(Inspection._fields), {_INPUT: images}))),
+        on_cpu={*session.get_providers()} <= {"AzureExecutionProvider", "CPUExecutionProvider"},
+    )
 
 
-def _load_openvino(path: Path, threads: int | None, precision: Precision) -> Inspect:
+def _load_openvino(path: Path, threads: int | None, precision: Precision) -> _Loaded:
     import openvino
 
     config: dict[str, Any] = {"INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[precision]}
@@ -241,10 +262,10 @@ def _load_openvino(path: Path, threads: int | None, precision: Precision) -> Ins
         outputs = compiled(images)
         return Inspection(*(outputs[name] for name in Inspection._fields))
 
-    return inspect
+    return _Loaded(inspect)
 
 
-def _load_torch(path: Path, threads: int | None, precision: Precision) -> Inspect:
+def _load_torch(path: Path, threads: int | None, precision: Precision) -> _Loaded:
     module = torch.export.load(path).module()
     if threads is not None:
         torch.set_num_threads(threads)
@@ -253,7 +274,7 @@ def _load_torch(path: Path, threads: int | None, precision: Precision) -> Inspec
         with torch.inference_mode():
             return Inspection(*(output.numpy() for output in module(torch.from_numpy(images))))
 
-    return inspect
+    return _Loaded(inspect)
 
 
 _WRITERS = {"onnx": _write_onnx, "openvino": _write_openvino, "torch": _write_torch}

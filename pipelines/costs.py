@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor, nn
 
 from clflow.data.images import read_image
 from clflow.data.manifest import category_rows, read_manifest, write_manifest
@@ -21,14 +22,19 @@ from clflow.fit import VALIDATION, Worker, run
 from clflow.fitdata import FitData
 from clflow.methods import find_method, load_detector
 from clflow.metrics import image_metrics
-from clflow.model.backbone import pretrained_model
+from clflow.model.backbone import Backbone, pretrained_model
 from clflow.model.detector import Detector
-from clflow.model.weights import find_weights
+from clflow.model.features import Levels
+from clflow.model.weights import Weights, find_weights
+from clflow.model.zoo import import_timm
 from clflow.params import Params
 from clflow.synthesis.category import synthesize_category
 from pipelines.worker import load_category
 
 BATCHES = (1, 8, 32)
+UNCUT = "eager, uncut"
+"""The runtime of a peer as anomalib runs it: all stages of the backbone, used or not, with batch norms of their own."""
+
 REDUCED = "openvino bfloat16"
 """The runtime that does not compute in float32."""
 
@@ -44,8 +50,8 @@ class Engine:
     """Something that scores images.
 
     Attributes:
-        method: a method, or ``backbone`` or ``whole backbone`` of one.
-        runtime: eager, compiled, a format of `clflow.export`, or `REDUCED`.
+        method: a method, or ``backbone`` for that of one alone.
+        runtime: eager, `UNCUT`, compiled, a format of `clflow.export`, or `REDUCED`.
         folder: of the detector, or of the graph.
     """
 
@@ -221,7 +227,7 @@ def infer(engine: Engine, images: Images, threads: int) -> dict[str, float]:
         "images_per_s": float(max(rates.values())),
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
-    if "backbone" not in engine.method:
+    if engine.method != "backbone":
         scores = _image_scores(score, images)
         result |= image_metrics(images.labels, scores)
         if engine.runtime == REDUCED:
@@ -252,26 +258,48 @@ def _timed(score: Callable[[np.ndarray], Any], pixels: np.ndarray, batch: int) -
 
 
 def _open(engine: Engine, threads: int) -> Callable[[np.ndarray], Any]:
-    if engine.runtime not in ("eager", "compiled"):
+    if engine.runtime not in ("eager", UNCUT, "compiled"):
         return load(engine.folder, threads, "bfloat16" if engine.runtime == REDUCED else "float32")
     detector = load_detector(engine.folder)
+    if engine.runtime == UNCUT:
+        uncut = _Uncut(detector.features.backbone, find_weights(detector.model.backbone, detector.model.weights))
+        return _without_gradients(uncut if engine.method == "backbone" else _as_anomalib(detector, uncut))
     if engine.method == "backbone":
-        return _without_gradients(lambda images: detector.features.backbone(_scaled(images)))
-    if engine.method == "whole backbone":
-        model = detector.model
-        whole = pretrained_model(find_weights(model.backbone, model.weights))
-        return _without_gradients(lambda images: whole.forward_features(_scaled(images)))
+        return _without_gradients(detector.features.of_images)
     graph: Any = Graph(detector)
     if engine.runtime == "compiled":
         graph = torch.compile(graph, dynamic=False)
     return _without_gradients(lambda images: Inspection(*(part.numpy() for part in graph(images))))
 
 
-def _scaled(images_bhwc: torch.Tensor) -> torch.Tensor:
-    return images_bhwc.permute(0, 3, 1, 2).to(torch.float32) / 255
+class _Uncut(nn.Module):
+    """A backbone as timm gives it to anomalib, features (B, C_i, h_i, w_i) of images uint8 (B, S, S, 3)."""
+
+    def __init__(self, backbone: Backbone, weights: Weights):
+        super().__init__()
+        self.cut = backbone
+        self.net = import_timm().create_model(weights.backbone, features_only=True, out_indices=backbone.levels).eval()
+        missing = self.net.load_state_dict(pretrained_model(weights).state_dict(), strict=False).missing_keys
+        assert not missing, f"timm's features of {weights.backbone} have tensors of their own: {missing}"
+
+    def forward(self, images_bhwc: Tensor) -> list[Tensor]:
+        images_bchw = images_bhwc.permute(0, 3, 1, 2).to(torch.float32) / 255
+        return self.net((images_bchw - self.cut.mean) / self.cut.std)
 
 
-def _without_gradients(work: Callable[[torch.Tensor], Any]) -> Callable[[np.ndarray], Any]:
+def _as_anomalib(detector: Detector, uncut: _Uncut) -> Callable[[Tensor], Inspection]:
+    levels, limits = detector.features, detector.thresholds
+    assert isinstance(levels, Levels), "the features of a peer"
+
+    def inspect(images_bhwc: Tensor) -> Inspection:
+        maps, scores = detector.scorer(levels.in_a_row(uncut(images_bhwc)))
+        found = scores, scores > limits.image, maps, maps > limits.pixel
+        return Inspection(*(part.numpy() for part in found))
+
+    return inspect
+
+
+def _without_gradients(work: Callable[[Tensor], Any]) -> Callable[[np.ndarray], Any]:
     def score(pixels: np.ndarray) -> Any:
         with torch.inference_mode():
             return work(torch.from_numpy(pixels))

@@ -8,6 +8,17 @@ from torch import Tensor, nn
 
 from clflow.model.backbone import Backbone
 
+_PIXELS = 4 * 256 * 256  # that a CPU works on at once
+
+
+def images_at_once(size: int) -> int:
+    """How many images of ``size`` by ``size`` pixels a CPU should work on at once.
+
+    With more, their activations leave its caches, and each that is larger than 32 MB is mapped anew, page by page, for
+    glibc keeps no block of that size.
+    """
+    return max(1, _PIXELS // size**2)
+
 
 class Features(nn.Module):
     """Frozen features of images, cut as a method wants them.
@@ -28,7 +39,12 @@ class Features(nn.Module):
         return type(self).__name__, *self.backbone.strides, self.grid
 
     def of_images(self, images_bhwc: Tensor) -> Tensor:
-        """Features of RGB images (B, H, W, 3) uint8, as they are read."""
+        """Features of RGB images (B, S, S, 3) uint8, as they are read."""
+        if images_bhwc.device.type != "cpu" or torch.compiler.is_compiling():  # a graph has one shape for all of them
+            return self._of_images(images_bhwc)
+        return torch.cat([self._of_images(few) for few in images_bhwc.split(images_at_once(images_bhwc.shape[1]))])
+
+    def _of_images(self, images_bhwc: Tensor) -> Tensor:
         return self(images_bhwc.permute(0, 3, 1, 2).to(torch.float32) / 255)
 
 
@@ -74,7 +90,12 @@ class Levels(Features):
     @torch.no_grad()
     def forward(self, images_bchw: Tensor) -> Tensor:
         """Features (B, 1, 1, N) of square RGB images in [0, 1]; N counts all values of all levels."""
-        return torch.cat([level.flatten(1) for level in self.backbone(images_bchw)], dim=1)[:, None, None]
+        return self.in_a_row(self.backbone(images_bchw))
+
+    @staticmethod
+    def in_a_row(levels_bchw: list[Tensor]) -> Tensor:
+        """Features (B, 1, 1, N) of the levels (B, C_i, h_i, w_i)."""
+        return torch.cat([level.flatten(1) for level in levels_bchw], dim=1)[:, None, None]
 
     def split(self, features_b11n: Tensor, image_size: int) -> list[Tensor]:
         """The levels (B, C_i, h_i, h_i), finest first, of what `forward` returned for images of that size."""

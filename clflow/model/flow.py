@@ -42,6 +42,8 @@ class Flow(nn.Module):
         import FrEIA.framework as ff  # it takes more than a second, and few who name a flow build one
         import FrEIA.modules as fm
 
+        from clflow.model.permutation import Permutation
+
         super().__init__()
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("whitening", torch.eye(channels))
@@ -57,7 +59,7 @@ class Flow(nn.Module):
         with seeded(seed):  # FrEIA seeds NumPy's global generator for its permutations
             self.net = ff.SequenceINN(channels)
             for step in range(coupling_steps):
-                self.net.append(fm.PermuteRandom, seed=seed * coupling_steps + step)
+                self.net.append(Permutation, seed=seed * coupling_steps + step)
                 if coupling == "additive":
                     self.net.append(fm.NICECouplingBlock, subnet_constructor=subnet)
                 else:

@@ -54,8 +54,11 @@ def images(count: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("to", FORMATS)
-def test_graph_says_what_the_detector_says(detector: Detector, exported: Callable[[Format], Path], to: Format):
+def test_graph_says_what_the_detector_says(
+    detector: Detector, exported: Callable[[Format], Path], to: Format, monkeypatch: pytest.MonkeyPatch
+):
     graph = exported(to)
+    monkeypatch.setattr(exporting, "images_at_once", lambda size: 2)  # so that five take three calls
     assert read_json(graph / "export.json")["largest_difference"] <= TOLERANCE
     inspect = load(graph, threads=1)
     for count in (1, 5):
@@ -76,9 +79,9 @@ def test_graph_that_says_something_else_is_not_kept(
 ):
     honest = exporting._LOADERS["torch"]
 
-    def biased(path: Path, threads: int | None, precision: exporting.Precision) -> exporting.Inspect:
-        inspect = honest(path, threads, precision)
-        return lambda images: inspect(images)._replace(scores=inspect(images).scores + 0.01)
+    def biased(path: Path, threads: int | None, precision: exporting.Precision) -> exporting._Loaded:
+        inspect = honest(path, threads, precision).inspect
+        return exporting._Loaded(lambda images: inspect(images)._replace(scores=inspect(images).scores + 0.01))
 
     monkeypatch.setitem(exporting._LOADERS, "torch", biased)
     with pytest.raises(ClflowError, match="differs from the detector by"):

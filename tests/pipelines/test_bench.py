@@ -40,12 +40,15 @@ def test_bench_measures_every_method_and_runtime(
 
     runtimes = {(row["method"], row["runtime"]): row for row in result["inference"]}
     reduced = computes_bfloat16(torch.device("cpu"))
-    assert len(runtimes) == len(result["inference"]) == 10 + reduced
+    assert len(runtimes) == len(result["inference"]) == 13 + reduced
     for row in runtimes.values():
         assert 0 < row["latency_ms_lowest"] <= row["latency_ms"] <= row["latency_ms_highest"]
         assert row["latency_ms"] <= row["p99_ms"] and row["cpu_ms"] > 0 and row["images_per_s"] > 0
     eager = runtimes["clflow", "eager"]["image_auroc"]
     assert {runtimes["clflow", to]["image_auroc"] for to in ("onnx", "openvino", "torch", "compiled")} == {eager}
+    for method in bench.METHODS[1:]:  # the same backbone, whole or cut
+        found, as_anomalib = (runtimes[method, runtime]["image_auroc"] for runtime in ("eager", costs.UNCUT))
+        assert found == pytest.approx(as_anomalib, abs=0.02)
     assert (("clflow", costs.REDUCED) in runtimes) == reduced
     assert not reduced or runtimes["clflow", costs.REDUCED]["score_difference"] > 0
 
@@ -67,7 +70,7 @@ def test_bench_measures_every_method_and_runtime(
     page = (tmp_path / "bench.md").read_text(encoding="utf-8")
     assert "18 categories, 5,428 normal training images" in page
     lines = page.splitlines()
-    assert sum(line.startswith("| anomalib-") for line in lines) == 2 * 3
+    assert sum(line.startswith("| anomalib-") for line in lines) == 3 * 3
     assert sum(line.startswith("| clflow") and "| 1.00 |" in line for line in lines) >= 1
 
 
