@@ -14,8 +14,11 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 
+from clflow.data.images import squash
 from clflow.errors import ClflowError, DataError, ParameterError
 from clflow.files import folder_atomically, read_json, write_json
 from clflow.model.detector import Detector, Thresholds
@@ -29,6 +32,8 @@ FORMATS: tuple[Format, ...] = get_args(Format)
 CONFIG_FILE = "export.json"
 TOLERANCE = 1e-4
 """How far a graph may be from the detector: of one, plus of the value itself."""
+ROUNDING = 1e-3
+"""The same where it has squashed the images: one pixel in a thousand may be rounded to the next of 256 levels."""
 
 _FILES: dict[Format, str] = {"onnx": "detector.onnx", "openvino": "detector.xml", "torch": "detector.pt2"}
 _INPUT = "images"
@@ -44,7 +49,7 @@ class Inspection(NamedTuple):
 
 
 Inspect = Callable[[np.ndarray], Inspection]
-"""From images, uint8 (B, S, S, 3) RGB, as `clflow.data.images.squash` makes them."""
+"""From images, uint8 (B, H, W, 3) RGB, which are squashed to S by S pixels first, unless they are of that size."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,7 @@ class Exported:
 
     Attributes:
         inspect: runs the graph.
-        image_size: S, side of its images in pixels.
+        image_size: S, side in pixels of the squares that images are squashed to.
         thresholds: that are in it.
     """
 
@@ -67,7 +72,8 @@ class Exported:
 
 
 class Graph(nn.Module):
-    """What is exported: the detector with the scaling of pixels before it, and thresholds and pixel resolution after.
+    """What is exported, but for the squashing: the detector with the scaling of pixels before it, and thresholds and
+    pixel resolution after.
 
     Args:
         detector: for images of ``detector.image_size`` pixels.
@@ -85,8 +91,20 @@ class Graph(nn.Module):
         return scores, scores > limits.image, maps, maps > limits.pixel
 
 
+class _SquashingGraph(nn.Module):
+    def __init__(self, graph: Graph):
+        super().__init__()
+        self.squashed = graph  # "graph" is a name of torch.export's own
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The fields of `Inspection` of RGB images uint8 (B, H, W, 3)."""
+        size = self.squashed.detector.image_size
+        images_bchw = F.interpolate(images.permute(0, 3, 1, 2), size=(size, size), mode="bilinear", antialias=True)
+        return self.squashed(images_bchw.permute(0, 2, 3, 1))
+
+
 def export(detector: Detector, to: Format, folder: Path, beside: Sequence[Path] = ()) -> float:
-    """Write a detector as a graph for any number of images at once, once it says what the detector says.
+    """Write a detector as a graph for any number of images of any size at once, once it says what the detector says.
 
     Args:
         detector: on the CPU.
@@ -95,7 +113,7 @@ def export(detector: Detector, to: Format, folder: Path, beside: Sequence[Path] 
         beside: files to be copied to the folder, such as those that say where the detector is from.
 
     Returns:
-        The largest difference to the detector that was seen.
+        The largest difference to the detector that was seen where nothing is squashed.
 
     Raises:
         ParameterError: the format's packages are not installed.
@@ -104,15 +122,22 @@ def export(detector: Detector, to: Format, folder: Path, beside: Sequence[Path] 
     graph = Graph(detector).eval()
     size = detector.image_size
     with folder_atomically(folder) as temporary, _installed(to):
-        example, batch = torch.from_numpy(_pictures(2, size)), torch.export.Dim("batch")
         try:
             with torch.no_grad():
-                program = torch.export.export(graph, (example,), dynamic_shapes={_INPUT: {0: batch}})
-            _WRITERS[to](program, temporary / _FILES[to])
+                _WRITERS[to](graph, temporary / _FILES[to])
         except (RuntimeError, torch.onnx.errors.OnnxExporterError) as error:
             reason = " ".join(str(error).split())[:300]
             raise ClflowError(f"method {detector.method} cannot be exported to {to}: {reason}") from error
-        worst = _verify(_LOADERS[to](temporary / _FILES[to], None, "float32").inspect, graph, size)
+        inspect = _LOADERS[to](temporary / _FILES[to], None, "float32").inspect
+        # Not the number of images that it was traced with, nor their size.
+        worst = max(_difference(inspect, graph, _pictures(count, size, size)) for count in (1, 3))
+        squashed = _difference(inspect, graph, _pictures(1, 3 * size, 2 * size + 1))
+        if not (worst <= TOLERANCE and squashed <= ROUNDING):
+            raise ClflowError(
+                f"the exported graph differs from the detector by {worst:.2g}, more than {TOLERANCE:g}, or where it "
+                f"squashes images by {squashed:.2g}, more than {ROUNDING:g}; use another format, or report it with the "
+                "versions of the packages."
+            )
         for path in beside:
             shutil.copy(path, temporary)
         config = {
@@ -122,6 +147,7 @@ def export(detector: Detector, to: Format, folder: Path, beside: Sequence[Path] 
             "thresholds": asdict(detector.thresholds),
             "outputs": list(Inspection._fields),
             "largest_difference": worst,
+            "largest_difference_squashed": squashed,
         }
         write_json(temporary / CONFIG_FILE, config)
     return worst
@@ -174,30 +200,22 @@ def _few_at_once(inspect: Inspect, size: int) -> Inspect:
     return inspect_all
 
 
-def _pictures(count: int, size: int) -> np.ndarray:
-    """Smooth coloured noise, uint8 (count, size, size, 3), the same every time."""
+def _pictures(count: int, height: int, width: int) -> np.ndarray:
+    """Smooth coloured noise, uint8 (count, height, width, 3), the same every time."""
     generator = torch.Generator().manual_seed(0)
     coarse = torch.rand((count, 3, 8, 8), generator=generator)
-    fine = nn.functional.interpolate(coarse, size=(size, size), mode="bicubic").clamp(0, 1)
+    fine = F.interpolate(coarse, size=(height, width), mode="bicubic").clamp(0, 1)
     return (fine * 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
 
-def _verify(inspect: Inspect, graph: Graph, size: int) -> float:
-    worst = 0.0
-    for count in (1, 3):  # not the number of images that it was traced with
-        images = _pictures(count, size)
-        with torch.inference_mode():
-            expected = Inspection(*(output.numpy() for output in graph(torch.from_numpy(images))))
-        found = inspect(images)
-        for name in ("scores", "maps"):
-            wanted, got = getattr(expected, name), getattr(found, name)
-            worst = max(worst, float((np.abs(got - wanted) / (1 + np.abs(wanted))).max()))
-    if not worst <= TOLERANCE:
-        raise ClflowError(
-            f"the exported graph differs from the detector by {worst:.2g}, more than {TOLERANCE:g}; "
-            "use another format, or report it with the versions of the packages."
-        )
-    return worst
+def _difference(inspect: Inspect, graph: Graph, pictures: np.ndarray) -> float:
+    """How far, of one plus of the value itself, scores and maps are from the detector's of the squashed pictures."""
+    squashed = np.stack([squash(Image.fromarray(picture), graph.detector.image_size) for picture in pictures])
+    with torch.inference_mode():
+        expected = Inspection(*(output.numpy() for output in graph(torch.from_numpy(squashed))))
+    found = inspect(pictures)
+    pairs = (expected.scores, found.scores), (expected.maps, found.maps)
+    return max(float((np.abs(got - wanted) / (1 + np.abs(wanted))).max()) for wanted, got in pairs)
 
 
 @contextmanager
@@ -210,24 +228,58 @@ def _installed(to: Format) -> Iterator[None]:
         ) from None
 
 
-def _write_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
+def _squashing_program(graph: Graph) -> torch.export.ExportedProgram:
+    size = graph.detector.image_size
+    example = torch.from_numpy(_pictures(2, size + 1, size + 2))
+    sides = {axis: torch.export.Dim(name) for axis, name in enumerate(("batch", "height", "width"))}
+    return torch.export.export(_SquashingGraph(graph), (example,), dynamic_shapes={_INPUT: sides})
+
+
+def _write_onnx(graph: Graph, path: Path) -> None:
     names = list(Inspection._fields)
     torch.onnx.export(
-        program, (), path, dynamo=True, external_data=False, input_names=[_INPUT], output_names=names, verbose=False
+        _squashing_program(graph),
+        (),
+        path,
+        dynamo=True,
+        external_data=False,
+        input_names=[_INPUT],
+        output_names=names,
+        verbose=False,
     )
 
 
-def _write_openvino(program: torch.export.ExportedProgram, path: Path) -> None:
+def _write_openvino(graph: Graph, path: Path) -> None:
     import openvino
+    from openvino import opset13 as ops
+    from openvino.preprocess import PrePostProcessor
+    from openvino.utils.decorators import custom_preprocess_function
 
-    model = openvino.convert_model(program)
+    size = graph.detector.image_size
+    example, batch = torch.from_numpy(_pictures(2, size, size)), torch.export.Dim("batch")
+    program = torch.export.export(graph, (example,), dynamic_shapes={_INPUT: {0: batch}})
+
+    @custom_preprocess_function
+    def squashed(images: openvino.Output) -> openvino.Node:
+        """What OpenVINO cannot convert from PyTorch. Pillow rounds twice, once per side, its own resizing once."""
+        levels = ops.convert(ops.transpose(images, [0, 3, 1, 2]), "f32")
+        for axis in (3, 2):
+            levels = ops.interpolate(levels, [size], "bilinear_pillow", "sizes", axes=[axis], antialias=True)
+            levels = ops.floor(ops.add(levels, np.float32(0.5)))
+        return ops.transpose(ops.convert(levels, "u8"), [0, 2, 3, 1])
+
+    processed = PrePostProcessor(openvino.convert_model(program))
+    processed.input().tensor().set_layout(openvino.Layout("NHWC")).set_shape([-1, -1, -1, 3])
+    processed.input().model().set_layout(openvino.Layout("NHWC"))
+    processed.input().preprocess().custom(squashed)
+    model = processed.build()
     for output, name in zip(model.outputs, Inspection._fields, strict=True):
         output.get_tensor().set_names({name})
     openvino.save_model(model, path, compress_to_fp16=False)
 
 
-def _write_torch(program: torch.export.ExportedProgram, path: Path) -> None:
-    torch.export.save(program, path)
+def _write_torch(graph: Graph, path: Path) -> None:
+    torch.export.save(_squashing_program(graph), path)
 
 
 @dataclass(frozen=True)

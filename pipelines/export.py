@@ -29,4 +29,4 @@ def run(reference: str, out: Path, to: Format) -> None:
         folder = local_folder(reference, Path.cwd(), Path(download))
         detector = load_detector(folder)
         worst = export(detector, to, out, watch.Model.files(folder))
-    print(f"{out}: {to}, for RGB images uint8 (B, {detector.image_size}, {detector.image_size}, 3); off by {worst:.1e}")
+    print(f"{out}: {to}, for RGB images uint8 (B, H, W, 3); off by {worst:.1e}")

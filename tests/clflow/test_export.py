@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from clflow import export as exporting
+from clflow.data.images import squash
 from clflow.errors import ClflowError, DataError, ParameterError
 from clflow.export import FORMATS, TOLERANCE, Format, Graph, export, load
 from clflow.files import read_json, write_json
@@ -49,8 +51,8 @@ def exported(
     return once
 
 
-def images(count: int) -> np.ndarray:
-    return np.random.default_rng(count).integers(0, 256, (count, SIZE, SIZE, 3), dtype=np.uint8)
+def images(count: int, height: int = SIZE, width: int = SIZE) -> np.ndarray:
+    return np.random.default_rng(count).integers(0, 256, (count, height, width, 3), dtype=np.uint8)
 
 
 @pytest.mark.parametrize("to", FORMATS)
@@ -72,6 +74,19 @@ def test_graph_says_what_the_detector_says(
         clear = abs(maps - detector.thresholds.pixel) > 1e-3
         assert (found.masks == masks)[clear].all() and 0 < masks.mean() < 1
         np.testing.assert_array_equal(found.anomalous, anomalous)
+
+
+@pytest.mark.parametrize("to", FORMATS)
+def test_graph_squashes_images_of_any_size_as_the_detector_sees_them(
+    detector: Detector, exported: Callable[[Format], Path], to: Format
+):
+    inspect = load(exported(to), threads=1)
+    for height, width in ((2 * SIZE + 1, 3 * SIZE), (SIZE, 4 * SIZE), (SIZE // 2, SIZE - 1)):
+        raw = images(2, height, width)
+        found, seen = inspect(raw), inspect(np.stack([squash(Image.fromarray(image), SIZE) for image in raw]))
+        assert found.maps.shape == (2, SIZE, SIZE)
+        np.testing.assert_allclose(found.scores, seen.scores, rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(found.maps, seen.maps, rtol=5e-3, atol=5e-3)  # a pixel may be rounded otherwise
 
 
 def test_graph_that_says_something_else_is_not_kept(
