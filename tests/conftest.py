@@ -16,8 +16,10 @@ from tests import tiny
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The slow ones first, so that the quick ones fill what is left of the time of two processes."""
-    items.sort(key=lambda item: "pipelines" not in item.path.parts)
+    """The slow ones first, so that the quick ones fill what is left of the time of two processes; among them last those
+    that need the finished benchmark, so that one process makes it while the other still has something else to do."""
+    finished = {item.path for item in items if "finished" in getattr(item, "fixturenames", ())}
+    items.sort(key=lambda item: ("pipelines" not in item.path.parts, item.path in finished))
 
 
 @pytest.fixture(scope="session")
