@@ -6,60 +6,53 @@ measured in several rounds, one after the other, so that what disturbs the machi
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import platform
 import tempfile
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 
-from clflow.errors import ClflowError
 from clflow.export import FORMATS
 from clflow.files import write_atomically, write_json
 from clflow.params import Params
 from clflow.precision import computes_bfloat16
 from clflow.provenance import commit
-from pipelines import costs, growth
+from pipelines import costs
 from pipelines.costs import Case, Engine
+from pipelines.machine import alone, describe, load_after, observe
 from pipelines.markdown import markdown_table
-
-Result = TypeVar("Result")
 
 METHODS = ("clflow", "anomalib-fastflow", "anomalib-patchcore-1", "anomalib-padim")
 ROUNDS = 3
-_PACKAGES = ("torch", "torchvision", "timm", "FrEIA", "anomalib", "onnxruntime", "openvino")
+EXTRAS = {"anomalib": "peers", "onnxruntime": "export", "openvino": "export"}
+"""Packages that are measured, and the extra of ours that brings each."""
 
 
 def run(params: Params, dataset: str, category: str, workspace: Path, out: Path) -> None:
-    """Measure one category, and how cost grows from there; write ``bench.json``, ``bench.md`` and a figure.
+    """Measure one category; write ``bench.json`` and ``bench.md``.
 
     Args:
         params: of the benchmark; the first of its seeds is trained.
         dataset: fetched and synthesized in the workspace.
         category: one of its categories.
         workspace: of the benchmark.
-        out: folder for the three files.
+        out: folder for the two files.
 
     Raises:
         ClflowError: the dataset is not there, or extra ``peers`` or ``export`` is not installed.
     """
     threads = params.resources.cpus_per_worker
-    machine = _machine(threads)
+    machine = observe(threads, EXTRAS)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         training, seed = [], params.benchmark.seeds[0]
         for method in METHODS:
             print(f"training {method}", flush=True)
             case = Case(params, dataset, category, method, seed, workspace, folder / "features" / method)
-            training.append(_alone(costs.train, case, folder / method, threads))
+            training.append(alone(costs.train, case, folder / method, threads))
         for to in FORMATS:
-            _alone(costs.export_detector, folder / METHODS[0], to, folder / to)
+            alone(costs.export_detector, folder / METHODS[0], to, folder / to)
         engines = [
             Engine("backbone", "eager", folder / METHODS[0]),
             Engine("backbone", costs.UNCUT, folder / METHODS[0]),
@@ -74,11 +67,7 @@ def run(params: Params, dataset: str, category: str, workspace: Path, out: Path)
         rounds: list[list[dict[str, Any]]] = []
         for number in range(ROUNDS):
             print(f"inference, round {number + 1} of {ROUNDS}", flush=True)
-            rounds.append([_alone(costs.infer, engine, images, threads) for engine in engines])
-    grown = []
-    for job in growth.sweep(params, dataset, category):
-        print(f"growth: {growth.describe(job)}", flush=True)
-        grown.append(_alone(costs.grow, params, dataset, METHODS[0], job, workspace, threads))
+            rounds.append([alone(costs.infer, engine, images, threads) for engine in engines])
     inference = [
         {"method": engine.method, "runtime": engine.runtime} | _combined([measured[i] for measured in rounds])
         for i, engine in enumerate(engines)
@@ -89,24 +78,16 @@ def run(params: Params, dataset: str, category: str, workspace: Path, out: Path)
         "image_size": params.protocol.image_size,
         "backbone": params.model.backbone,
         "commit": commit(),
-        "machine": machine | {"load_after": os.getloadavg()[0]},
+        "machine": machine | load_after(),
         "rounds": ROUNDS,
         "training": training,
         "inference": inference,
-        "growth": grown,
     }
     out.mkdir(parents=True, exist_ok=True)
-    growth.figure(grown, out / growth.FIGURE)
     write_json(out / "bench.json", result)
     with write_atomically(out / "bench.md") as temporary:
-        temporary.write_text(page(result, params), encoding="utf-8")
+        temporary.write_text(page(result), encoding="utf-8")
     print(out / "bench.md")
-
-
-def _alone(work: Callable[..., Result], *arguments: object) -> Result:
-    """Do some work in a fresh process."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(work, *arguments).result()
 
 
 def _combined(rounds: list[dict[str, Any]]) -> dict[str, float]:
@@ -116,38 +97,11 @@ def _combined(rounds: list[dict[str, Any]]) -> dict[str, float]:
     return medians | {"latency_ms_lowest": min(latencies), "latency_ms_highest": max(latencies)}
 
 
-def _machine(threads: int) -> dict[str, Any]:
-    def installed(package: str) -> str:
-        try:
-            return version(package)
-        except PackageNotFoundError:
-            extra = "peers" if package == "anomalib" else "export"
-            raise ClflowError(f"the bench needs {package}; pip install 'clflow[{extra}]'.") from None
-
-    return {
-        "processor": _processor(),
-        "cpus": len(os.sched_getaffinity(0)),
-        "threads": threads,
-        "load_before": os.getloadavg()[0],
-        "python": platform.python_version(),
-        "packages": {package: installed(package) for package in _PACKAGES},
-    }
-
-
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if platform.system() == "Linux" else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
-
-
-def page(result: dict[str, Any], params: Params) -> str:
+def page(result: dict[str, Any]) -> str:
     """The result as Markdown."""
-    machine = result["machine"]
-    packages = ", ".join(f"{name} {number}" for name, number in machine["packages"].items())
     return f"""# What it costs: {result["dataset"]} {result["category"]}
 
-{machine["processor"]}, {machine["threads"]} of {machine["cpus"]} CPUs, load {machine["load_before"]:.2f} before and
-{machine["load_after"]:.2f} after; {packages}; {result["backbone"]} at {result["image_size"]} pixels; commit
+{describe(result["machine"])}; {result["backbone"]} at {result["image_size"]} pixels; commit
 {result["commit"][:12]}. Made by `clflow bench --dataset {result["dataset"]} --category {result["category"]}`.
 
 ## Training, to the final weights
@@ -169,8 +123,7 @@ stride in use, norms folded, and on a CPU a few images of a batch at a time; *ba
 {_inference_table(result["inference"])}
 
 {_bfloat16(result["inference"])}
-
-{growth.section(result["growth"], params)}"""
+"""
 
 
 def _training_table(rows: list[dict[str, Any]]) -> str:

@@ -236,13 +236,19 @@ def benchmark(
 def bench(
     dataset: DatasetName,
     category: Annotated[str, typer.Option("--category", help="A category of the dataset.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder for bench.json and bench.md.")] = Path("reports/bench"),
+    growth: Annotated[
+        bool, typer.Option("--growth", help="Instead: how cost grows with images, their size, seeds and categories.")
+    ] = False,
+    out: Annotated[Path, typer.Option("--out", help="Folder for the figures and their page.")] = Path("reports/bench"),
     params: ParamsFile = DEFAULT,
 ) -> None:
     """Measure what training and inference cost, beside other methods and runtimes, on an otherwise idle machine."""
     loaded, dataset, workspace = _workspace(params, dataset)
     (category,) = _categories(loaded, dataset, [category])
-    from pipelines import bench as verb
+    if growth:
+        from pipelines import growth as verb
+    else:
+        from pipelines import bench as verb
 
     verb.run(loaded, dataset, category, workspace, out)
 

@@ -1,4 +1,4 @@
-"""How the cost of the method grows with what it is given: the page and the figure of the bench's sweep."""
+"""``clflow bench --growth``: how the cost of the method grows with what it is given, one axis at a time."""
 
 from __future__ import annotations
 
@@ -10,11 +10,17 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from clflow.data.catalogue import find
+from clflow.files import write_atomically, write_json
 from clflow.params import Params
+from clflow.provenance import commit
+from pipelines import costs
 from pipelines.costs import Job
+from pipelines.machine import alone, load_after, observe
+from pipelines.machine import describe as describe_machine
 from pipelines.markdown import markdown_table
 from pipelines.plots import house_style, save
 
+METHOD = "clflow"
 SIZES = (128, 256, 384, 512)
 THINNED = (2, 4)
 SEEDS = (2, 3)
@@ -40,6 +46,42 @@ _AXES: dict[str, tuple[str, Callable[[dict[str, Any]], int]]] = {
 """A field of `Job` that is swept while the others stay, with its title and how far a row is along it."""
 
 
+def run(params: Params, dataset: str, category: str, workspace: Path, out: Path) -> None:
+    """Measure one cell of a category, and larger and smaller jobs; write ``growth.json``, ``growth.md`` and a figure.
+
+    Args:
+        params: of the benchmark; the first of its seeds is where the sweep begins.
+        dataset: fetched in the workspace.
+        category: one of its categories.
+        workspace: of the benchmark.
+        out: folder for the three files.
+
+    Raises:
+        ClflowError: the dataset is not there.
+    """
+    threads = params.resources.cpus_per_worker
+    machine, rows = observe(threads, {}), []
+    for job in sweep(params, dataset, category):
+        print(describe(job), flush=True)
+        rows.append(alone(costs.grow, params, dataset, METHOD, job, workspace, threads))
+    result = {
+        "dataset": dataset,
+        "category": category,
+        "method": METHOD,
+        "backbone": params.model.backbone,
+        "steps": params.train.steps,
+        "commit": commit(),
+        "machine": machine | load_after(),
+        "growth": rows,
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    figure(rows, out / FIGURE)
+    write_json(out / "growth.json", result)
+    with write_atomically(out / "growth.md") as temporary:
+        temporary.write_text(page(result), encoding="utf-8")
+    print(out / "growth.md")
+
+
 def sweep(params: Params, dataset: str, category: str) -> list[Job]:
     """The jobs to measure: one cell of the category first, then more along one axis at a time."""
     seed, size = params.benchmark.seeds[0], params.protocol.image_size
@@ -60,13 +102,9 @@ def describe(job: Job) -> str:
     return f"{', '.join(job.categories)} at {job.image_size} pixels, {seeds} seed{'s' * (seeds > 1)}{thinned}"
 
 
-def section(rows: list[dict[str, Any]], params: Params) -> str:
-    """What was measured as Markdown, and what it lets expect of the full benchmark.
-
-    Args:
-        rows: of `pipelines.costs.grow` for each job of `sweep`.
-        params: of the benchmark.
-    """
+def page(result: dict[str, Any]) -> str:
+    """What was measured as Markdown, and what it lets expect of the full benchmark."""
+    rows = result["growth"]
     header = ["categories", "seeds", "pixels", "normal images", "synthesis, CPU-s", *_COSTS.values(), "image AUROC"]
     table = [
         [
@@ -80,9 +118,12 @@ def section(rows: list[dict[str, Any]], params: Params) -> str:
         ]
         for row in rows
     ]
-    return f"""## The way cost grows
+    return f"""# The way cost grows: {result["dataset"]} {result["category"]}
 
-Each row is a process of its own, which synthesizes and trains {rows[0]["method"]} once for each category and seed with
+{describe_machine(result["machine"])}; {result["backbone"]}, {result["steps"]} steps; commit
+{result["commit"][:12]}. Made by `clflow bench --growth --dataset {result["dataset"]} --category {result["category"]}`.
+
+Each row is a process of its own, which synthesizes and trains {result["method"]} once for each category and seed with
 an empty feature cache, then scores the first category's test images by its first training, in batches of 8. Features
 are made once per image, for all seeds; training draws a fixed number of positions per step, so what grows with the
 size of images is its validation, at each report. Image AUROC is of one training: a seed's luck is in it.
@@ -91,7 +132,7 @@ size of images is its validation, at each report. Image AUROC is of one training
 
 {markdown_table(header, "l" + "r" * (len(header) - 1), table)}
 
-{_extrapolation(rows[0], params)}
+{_extrapolation(rows[0])}
 """
 
 
@@ -114,10 +155,11 @@ def figure(rows: list[dict[str, Any]], path: Path) -> None:
         save(drawn, path)
 
 
-def _extrapolation(row: dict[str, Any], params: Params) -> str:
+def _extrapolation(row: dict[str, Any]) -> str:
+    """What the job of one cell lets expect of the full benchmark."""
     counts = [count for dataset in _FULL for count in find(dataset).counts.values()]
     train, test = sum(c.train for c in counts), sum(c.test_good + c.test_defective for c in counts)
-    made = len(counts) * (params.synthesis.count + params.synthesis.held_out)
+    made = len(counts) * row["synthetic"]
     cells = len(counts) * _FULL_SEEDS
     hours = {
         "synthesis": made * row["synthesis_cpu_s"] / row["synthetic"] / 3600,
