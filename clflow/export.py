@@ -194,7 +194,7 @@ def load(folder: Path, threads: int | None = None, precision: Precision = "float
 def _few_at_once(inspect: Inspect, size: int) -> Inspect:
     def inspect_all(images: np.ndarray) -> Inspection:
         few = images_at_once(size)
-        parts = [inspect(images[start : start + few]) for start in range(0, len(images), few)]
+        parts = [inspect(images[start : start + few]) for start in range(0, max(1, len(images)), few)]
         return Inspection(*map(np.concatenate, zip(*parts, strict=True)))
 
     return inspect_all

@@ -24,7 +24,7 @@ from clflow.methods import find_method, load_detector
 from clflow.metrics import image_metrics
 from clflow.model.backbone import Backbone, pretrained_model
 from clflow.model.detector import Detector
-from clflow.model.features import Levels
+from clflow.model.features import Levels, scaled
 from clflow.model.weights import Weights, find_weights
 from clflow.model.zoo import import_timm
 from clflow.params import Params
@@ -283,8 +283,7 @@ class _Uncut(nn.Module):
         assert not missing, f"timm's features of {weights.backbone} have tensors of their own: {missing}"
 
     def forward(self, images_bhwc: Tensor) -> list[Tensor]:
-        images_bchw = images_bhwc.permute(0, 3, 1, 2).to(torch.float32) / 255
-        return self.net((images_bchw - self.cut.mean) / self.cut.std)
+        return self.net((scaled(images_bhwc) - self.cut.mean) / self.cut.std)
 
 
 def _as_anomalib(detector: Detector, uncut: _Uncut) -> Callable[[Tensor], Inspection]:

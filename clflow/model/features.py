@@ -20,6 +20,11 @@ def images_at_once(size: int) -> int:
     return max(1, _PIXELS // size**2)
 
 
+def scaled(images_bhwc: Tensor) -> Tensor:
+    """RGB images (B, 3, H, W) in [0, 1] of such as they are read, (B, H, W, 3) uint8."""
+    return images_bhwc.permute(0, 3, 1, 2).to(torch.float32) / 255
+
+
 class Features(nn.Module):
     """Frozen features of images, cut as a method wants them.
 
@@ -41,11 +46,8 @@ class Features(nn.Module):
     def of_images(self, images_bhwc: Tensor) -> Tensor:
         """Features of RGB images (B, S, S, 3) uint8, as they are read."""
         if images_bhwc.device.type != "cpu" or torch.compiler.is_compiling():  # a graph has one shape for all of them
-            return self._of_images(images_bhwc)
-        return torch.cat([self._of_images(few) for few in images_bhwc.split(images_at_once(images_bhwc.shape[1]))])
-
-    def _of_images(self, images_bhwc: Tensor) -> Tensor:
-        return self(images_bhwc.permute(0, 3, 1, 2).to(torch.float32) / 255)
+            return self(scaled(images_bhwc))
+        return torch.cat([self(scaled(few)) for few in images_bhwc.split(images_at_once(images_bhwc.shape[1]))])
 
 
 class FeatureGrid(Features):

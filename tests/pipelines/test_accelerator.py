@@ -36,9 +36,3 @@ def test_an_accelerator_is_measured(trained: Trained, tmp_path: Path, monkeypatc
     ]
     assert all(0 < row["share"] < 1 and row["p99_ms"] >= row["latency_ms"] > 0 for row in result["inference"])
     assert all(0 < profile["busy"] <= 1 for profile in result["profiles"].values())
-
-
-def test_the_committed_page_shows_the_committed_figures() -> None:
-    folder = ROOT / "reports" / "bench"
-    page = (folder / "accelerator.md").read_text(encoding="utf-8")
-    assert page == accelerator.page(read_json(folder / "accelerator.json"))
