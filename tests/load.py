@@ -55,8 +55,12 @@ def load(url: str, image: bytes, clients: int, stop: threading.Event) -> Load:
 
     begin = time.perf_counter()
     with ThreadPoolExecutor(clients) as pool:
-        for future in [pool.submit(client) for _ in range(clients)]:
-            future.result()
+        futures = [pool.submit(client) for _ in range(clients)]
+        try:
+            for future in futures:
+                future.result()
+        finally:
+            stop.set()  # a caller that is interrupted waits for no client
     return Load(time.perf_counter() - begin, latencies, answers, failures)
 
 

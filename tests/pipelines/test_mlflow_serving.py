@@ -18,12 +18,14 @@ from pipelines.models import registered_name
 from tests import tiny
 from tests.pipelines.test_serve import free_port
 from tests.pipelines.trained import Trained
+from tests.waiting import answers, wait_until
 
 
 def test_mlflow_models_serve_answers_with_the_scores_of_the_benchmark(trained: Trained, tmp_path: Path):
     scores = trained.scores("disc")
     images = np.stack([np.asarray(Image.open(trained.images / path)) for path in scores["path"]])
     port = free_port()
+    url = f"http://127.0.0.1:{port}"
     folder = Path(sys.executable).parent
     environment = {
         **os.environ,
@@ -39,21 +41,16 @@ def test_mlflow_models_serve_answers_with_the_scores_of_the_benchmark(trained: T
             env=environment,
             stdout=log,
             stderr=subprocess.STDOUT,
+            text=True,
             start_new_session=True,
         )
     try:
-        while True:
-            assert process.poll() is None and time.monotonic() < begin + 120, (tmp_path / "log.txt").read_text()
-            try:
-                url = f"http://127.0.0.1:{port}/invocations"
-                response = requests.post(url, json={"inputs": images.tolist()}, timeout=60)
-                break
-            except requests.ConnectionError:
-                time.sleep(0.1)
+        wait_until(lambda: answers(f"{url}/health"), process, tmp_path / "log.txt")
+        response = requests.post(f"{url}/invocations", json={"inputs": images.tolist()}, timeout=60)
         print(f"first answer after {time.monotonic() - begin:.1f} s")
     finally:
         os.killpg(process.pid, signal.SIGTERM)
-        process.wait(30)
+        process.wait()
     assert response.status_code == 200, response.text
     predicted = response.json()["predictions"]
     np.testing.assert_allclose(predicted["image_scores"], scores["image_score"], rtol=1e-5)

@@ -10,8 +10,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
-import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -48,6 +46,7 @@ from pipelines.registry import CHALLENGER, Registry, number
 from pipelines.tracking import Tracker
 from tests import tiny
 from tests.pipelines.command import refusal
+from tests.waiting import answers, wait_until
 
 CLFLOW = str(Path(sys.executable).with_name("clflow"))
 DISC = registered_name("folder", "disc")
@@ -164,10 +163,10 @@ def server(database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     with (folder / "log").open("w") as log:
         # Without MLflow's own job runner, which takes as long to start as the server.
         environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-        process = subprocess.Popen([*command, "--workers", "1"], stdout=log, stderr=log, env=environment)
+        process = subprocess.Popen([*command, "--workers", "1"], stdout=log, stderr=log, text=True, env=environment)
     uri = f"http://127.0.0.1:{port}"
     try:
-        wait_for_health(uri, process)
+        wait_until(lambda: answers(f"{uri}/health"), process, folder / "log")
         yield uri
     finally:
         process.terminate()
@@ -182,17 +181,6 @@ def served(server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
     yield registry
     for model in registry.client.search_registered_models():
         registry.client.delete_registered_model(model.name)
-
-
-def wait_for_health(uri: str, process: subprocess.Popen[bytes]) -> None:
-    for _ in range(600):
-        assert process.poll() is None, "the server ended"
-        try:
-            with urllib.request.urlopen(f"{uri}/health", timeout=1):
-                return
-        except OSError:
-            time.sleep(0.2)
-    raise AssertionError("the server never answered")
 
 
 @pytest.fixture(scope="module")
@@ -501,7 +489,7 @@ def test_two_processes_that_promote_at_once_cannot_both_win_silently(bench: Benc
         subprocess.Popen(command, cwd=one.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         for one in (bench, others)
     ]
-    said = [process.communicate(timeout=300)[0] for process in processes]
+    said = [process.communicate()[0] for process in processes]
     champion = served.aliased(DISC, CHAMPION)
     assert champion is not None, said
     won = [f"champion (version {number(champion)})" in text for text in said]

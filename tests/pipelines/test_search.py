@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from pipelines.benchmark import prepare
 from pipelines.search import OBJECTIVE, Record, Search, best, present_values, write_found
 from tests import tiny
 from tests.pipelines.command import run
+from tests.waiting import wait_until
 
 SPACE = {
     "loss.contrast": {"choice": [0.0, 0.1, 1.0]},
@@ -124,11 +124,7 @@ def test_killed_search_goes_on_and_may_be_asked_for_more(workspace: Path, tiny_s
     search = Search.plan(params, "folder", tiny.CATEGORIES, workspace)
     command = [str(Path(sys.executable).with_name("clflow")), "tune", "--dataset", "folder"]
     process = subprocess.Popen(command, cwd=workspace, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    for _ in range(1200):
-        if len(search.records()) >= 2:
-            break
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.05)
+    wait_until(lambda: len(search.records()) >= 2, process)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     before = {path: path.stat().st_mtime_ns for path in search.folder.glob("0*.json")}
