@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from clflow.files import write_json
+from clflow.model.cpu import POSITIONS_AT_ONCE, few_at_once
 from clflow.model.features import Features
 from clflow.model.flow import Flow
 from clflow.sections import Model
@@ -122,8 +123,9 @@ def anomaly_score(z_nc: Tensor, logdet_n: Tensor) -> Tensor:
 
 def score_maps(flow: Flow, features_bhwc: Tensor) -> Tensor:
     """Anomaly score (B, h, w) of every position of feature grids."""
-    z_nc, logdet_n = flow(features_bhwc.reshape(-1, features_bhwc.shape[-1]))
-    return anomaly_score(z_nc, logdet_n).reshape(features_bhwc.shape[:-1])
+    rows_nc = features_bhwc.reshape(-1, features_bhwc.shape[-1])
+    scores_n = few_at_once(lambda few: anomaly_score(*flow(few)), rows_nc, POSITIONS_AT_ONCE)
+    return scores_n.reshape(features_bhwc.shape[:-1])
 
 
 def stand_out(maps_bhw: Tensor) -> Tensor:

@@ -7,17 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clflow.model.backbone import Backbone
-
-_PIXELS = 4 * 256 * 256  # that a CPU works on at once
-
-
-def images_at_once(size: int) -> int:
-    """How many images of ``size`` by ``size`` pixels a CPU should work on at once.
-
-    With more, their activations leave its caches, and each that is larger than 32 MB is mapped anew, page by page, for
-    glibc keeps no block of that size.
-    """
-    return max(1, _PIXELS // size**2)
+from clflow.model.cpu import few_at_once, images_at_once
 
 
 def scaled(images_bhwc: Tensor) -> Tensor:
@@ -45,9 +35,7 @@ class Features(nn.Module):
 
     def of_images(self, images_bhwc: Tensor) -> Tensor:
         """Features of RGB images (B, S, S, 3) uint8, as they are read."""
-        if images_bhwc.device.type != "cpu" or torch.compiler.is_compiling():  # a graph has one shape for all of them
-            return self(scaled(images_bhwc))
-        return torch.cat([self(scaled(few)) for few in images_bhwc.split(images_at_once(images_bhwc.shape[1]))])
+        return few_at_once(lambda few: self(scaled(few)), images_bhwc, images_at_once(images_bhwc.shape[1]))
 
 
 class FeatureGrid(Features):

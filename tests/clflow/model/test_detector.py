@@ -12,8 +12,10 @@ from scipy.ndimage import gaussian_filter
 
 from clflow.errors import DataError, WeightsError
 from clflow.methods import load_detector
-from clflow.model.detector import Detector, anomaly_score, pool_scores, stand_out
+from clflow.model import detector as detecting
+from clflow.model.detector import Detector, anomaly_score, pool_scores, score_maps, stand_out
 from clflow.model.features import FeatureGrid
+from clflow.model.flow import Flow
 
 
 def images(count: int = 2) -> torch.Tensor:
@@ -25,6 +27,16 @@ def test_maps_and_scores_have_their_shapes_and_images_do_not_mix(detector: Detec
     assert maps.shape == (2, 8, 8) and scores.shape == (2,)
     alone = detector(images()[1:])
     torch.testing.assert_close(alone, (maps[1:], scores[1:]), rtol=1e-4, atol=1e-4)
+
+
+def test_a_few_positions_at_a_time_give_the_scores_of_all(monkeypatch: pytest.MonkeyPatch):
+    flow, calls = Flow(6, coupling_steps=2, hidden_ratio=1.0, coupling="additive", seed=0).double(), []
+    features = torch.randn(5, 4, 8, 6, dtype=torch.float64)
+    whole = score_maps(flow, features)
+    flow.register_forward_hook(lambda module, arguments, output: calls.append(len(arguments[0])))
+    monkeypatch.setattr(detecting, "POSITIONS_AT_ONCE", 60)
+    torch.testing.assert_close(score_maps(flow, features), whole)
+    assert calls == [60, 60, 40]
 
 
 def test_anomaly_score_is_students_likelihood_per_dimension():

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from clflow.model import features
+from clflow.model import cpu
 from clflow.model.backbone import Backbone
-from clflow.model.features import FeatureGrid, Features, Levels, images_at_once
+from clflow.model.cpu import images_at_once
+from clflow.model.features import FeatureGrid, Features, Levels
 from clflow.model.weights import find_weights
 
 SIZE = 64
@@ -21,7 +22,7 @@ def test_a_few_images_at_a_time_give_the_features_of_all(seen: Features, monkeyp
     images = torch.randint(0, 256, (5, SIZE, SIZE, 3), dtype=torch.uint8)
     whole, calls = seen.of_images(images), []
     seen.backbone.register_forward_hook(lambda module, arguments, output: calls.append(len(arguments[0])))
-    monkeypatch.setattr(features, "_PIXELS", 2 * SIZE**2)
+    monkeypatch.setattr(cpu, "_PIXELS", 2 * SIZE**2)
     few = seen.of_images(images)
     assert calls == [2, 2, 1]
     torch.testing.assert_close(few, whole, rtol=0, atol=1e-5 * float(whole.abs().max()))

@@ -1,0 +1,28 @@
+"""How much of a batch a CPU works on at once.
+
+With more, the activations leave its caches, and each that is larger than 32 MB is mapped anew, page by page, for glibc
+keeps no block of that size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+POSITIONS_AT_ONCE = 4096  # of feature grids
+
+_PIXELS = 4 * 256 * 256
+
+
+def images_at_once(size: int) -> int:
+    """How many images of ``size`` by ``size`` pixels."""
+    return max(1, _PIXELS // size**2)
+
+
+def few_at_once(work: Callable[[Tensor], Tensor], batch: Tensor, count: int) -> Tensor:
+    """``work(batch)``, on a CPU ``count`` rows at a time. Other devices, and graphs, get the batch whole."""
+    if batch.device.type != "cpu" or torch.compiler.is_compiling():
+        return work(batch)
+    return torch.cat([work(few) for few in batch.split(count)])
