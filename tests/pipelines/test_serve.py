@@ -333,8 +333,9 @@ def test_end_leaves_scores_but_no_processes(endpoint: Endpoint):
     endpoint.post("disc", defect(endpoint.trained))  # written at the end at the latest
     count = endpoint.metric("clflow_score_count", category="disc")
     endpoint.process.send_signal(signal.SIGTERM)
-    assert endpoint.process.wait() == 0
-    psutil.wait_procs(family)  # a process that stays is found by the limit of the test
+    assert endpoint.process.wait(40) == 0
+    _, alive = psutil.wait_procs(family, timeout=10)
+    assert not alive
     output = endpoint.log.read_text()
     assert output.splitlines()[-1] == "stopping" and "Traceback" not in output
     watched = Watch.read(
