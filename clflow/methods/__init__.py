@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from clflow.errors import DataError, ParameterError, WeightsError
@@ -53,14 +54,14 @@ def load_detector(folder: Path, shared: Iterable[Features] = ()) -> Detector:
         shared: features of other detectors; those that fit are used instead of another backbone in memory.
 
     Raises:
-        DataError: the folder holds no detector.
+        DataError: the folder holds no detector, or a damaged one.
         ParameterError: its method needs a package that is not installed.
         WeightsError: the backbone's weights are missing or are not those of the training.
     """
     try:
         config = read_json(folder / CONFIG_FILE)
         state = load_file(folder / WEIGHTS_FILE)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, json.JSONDecodeError, SafetensorError) as error:
         raise DataError(f"{folder} holds no whole trained detector ({error}); train or copy it again.") from None
     model, digest = Model.model_validate_json(json.dumps(config["model"])), config["backbone_digest"]
     method = find_method(config["method"])

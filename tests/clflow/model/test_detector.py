@@ -101,3 +101,13 @@ def test_folder_without_a_whole_detector_is_one_sentence(detector: Detector, tmp
     (tmp_path / lost).unlink()
     with pytest.raises(DataError, match=rf"holds no whole trained detector.*{lost}"):
         load_detector(tmp_path)
+
+
+@pytest.mark.parametrize("damaged", ["config.json", "scorer.safetensors"])
+@pytest.mark.parametrize("kept", [5, -1], ids=["head", "all but the end"])
+def test_damaged_detector_is_one_sentence(detector: Detector, tmp_path: Path, damaged: str, kept: int):
+    detector.save(tmp_path)
+    path = tmp_path / damaged
+    path.write_bytes(path.read_bytes().rstrip()[:kept])
+    with pytest.raises(DataError, match="holds no whole trained detector"):
+        load_detector(tmp_path)
