@@ -20,7 +20,15 @@ from clflow.model.features import Features
 from clflow.params import Params
 from clflow.provenance import source_hash
 
-FEATURE_CODE = ("model/backbone.py", "model/cpu.py", "model/features.py", "data/images.py", "cache.py", "score.py")
+FEATURE_CODE = (
+    "model/backbone.py",
+    "model/cpu.py",
+    "model/features.py",
+    "model/registration.py",
+    "data/images.py",
+    "cache.py",
+    "score.py",
+)
 
 
 @dataclass(frozen=True)

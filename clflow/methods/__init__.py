@@ -54,7 +54,7 @@ def load_detector(folder: Path, shared: Iterable[Features] = ()) -> Detector:
         shared: features of other detectors; those that fit are used instead of another backbone in memory.
 
     Raises:
-        DataError: the folder holds no detector, or a damaged one.
+        DataError: the folder holds no detector, a damaged one, or one of a version that saw images otherwise.
         ParameterError: its method needs a package that is not installed.
         WeightsError: the backbone's weights are missing or are not those of the training.
     """
@@ -67,6 +67,11 @@ def load_detector(folder: Path, shared: Iterable[Features] = ()) -> Detector:
     method = find_method(config["method"])
     fitting = (f for f in shared if list(f.identity) == config["features"] and f.backbone.digest() == digest)
     features = next(fitting, None) or method.features(find_weights(model.backbone, model.weights), model)
+    if list(features.identity) != config["features"]:
+        raise DataError(
+            f"the detector in {folder} was trained on other features than this version of clflow computes; train it "
+            "again, or use the version that trained it."
+        )
     if features.backbone.digest() != digest:
         raise WeightsError(
             f"the weights of {model.backbone} from {model.weights!r} are not those that {folder} was trained with; "

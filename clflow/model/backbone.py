@@ -59,7 +59,6 @@ class Backbone(nn.Module):
         """Stay in evaluation mode: the batch-norm statistics are part of the frozen weights."""
         return super().train(False)
 
-    @torch.no_grad()
     def forward(self, images_bchw: Tensor) -> list[Tensor]:
         """Features, finest first, each (B, C_i, H / stride_i, W / stride_i), of RGB images in [0, 1]."""
         return self.net.forward_intermediates(

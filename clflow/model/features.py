@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from clflow.model.backbone import Backbone
 from clflow.model.cpu import few_at_once, images_at_once
+from clflow.model.registration import offsets, register
 
 
 def scaled(images_bhwc: Tensor) -> Tensor:
@@ -41,7 +42,7 @@ class Features(nn.Module):
 class FeatureGrid(Features):
     """Concatenated, locally averaged features of all levels on the grid of one of them.
 
-    Finer levels are averaged over each position of the grid, coarser ones interpolated.
+    Every level is registered: brought to where the positions of the grid are by where its own look (`register`).
 
     Args:
         backbone: the frozen backbone.
@@ -54,11 +55,12 @@ class FeatureGrid(Features):
         self.level = backbone.strides.index(grid)
         self.pool = pool
         self.channels = sum(backbone.channels)
+        self.offsets = offsets(backbone, backbone.strides)
 
     @property
     def identity(self) -> tuple[object, ...]:
         """See `Features.identity`."""
-        return *super().identity, self.pool
+        return *super().identity, self.pool, "registered"  # detectors of before saw levels that were not
 
     @torch.no_grad()
     def forward(self, images_bchw: Tensor) -> Tensor:
@@ -67,11 +69,12 @@ class FeatureGrid(Features):
             F.avg_pool2d(level, self.pool, stride=1, padding=self.pool // 2, count_include_pad=False)
             for level in self.backbone(images_bchw)
         ]
-        grid = levels[self.level].shape[2], levels[self.level].shape[3]
-        levels = [F.adaptive_avg_pool2d(level, grid) for level in levels[: self.level + 1]] + [
-            F.interpolate(level, size=grid, mode="bilinear", align_corners=False) for level in levels[self.level + 1 :]
+        shape = levels[self.level].shape[2], levels[self.level].shape[3]
+        registered = [
+            register(level, stride, offset, self.grid, shape)
+            for level, stride, offset in zip(levels, self.backbone.strides, self.offsets, strict=True)
         ]
-        return torch.cat(levels, dim=1).permute(0, 2, 3, 1)
+        return torch.cat(registered, dim=-1)
 
 
 class Levels(Features):

@@ -95,6 +95,15 @@ def test_other_backbone_weights_than_those_of_the_training_are_refused(detector:
         load_detector(tmp_path)
 
 
+def test_detector_that_saw_other_features_is_refused(detector: Detector, tmp_path: Path):
+    detector.save(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["features"] = config["features"][:-1]  # before levels were registered
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(DataError, match="other features than this version"):
+        load_detector(tmp_path)
+
+
 @pytest.mark.parametrize("lost", ["config.json", "scorer.safetensors"])
 def test_folder_without_a_whole_detector_is_one_sentence(detector: Detector, tmp_path: Path, lost: str):
     detector.save(tmp_path)
