@@ -7,7 +7,7 @@ import shutil
 import time
 import traceback
 import uuid
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -43,12 +43,13 @@ def run(params: Params, dataset: str, workspace: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     prune(folder, {cell.name for cell in wanted})
     todo = missing(wanted, workspace)
-    tracker = Tracker.connect(params, workspace)
     failures: dict[Cell, Path] = {}
-    if todo:
-        with cluster.session(params.resources):
-            failures = _train(in_order(todo), params, workspace, tracker)
-    tracker.sync([cell for cell in wanted if cell not in failures], workspace)
+    with ThreadPoolExecutor(1) as aside:  # opening MLflow's database takes seconds, in which Ray and its workers start
+        tracker = aside.submit(Tracker.connect, params, workspace)
+        if todo:
+            with cluster.session(params.resources):
+                failures = _train(in_order(todo), params, workspace, tracker)
+    tracker.result().sync([cell for cell in wanted if cell not in failures], workspace)
     if failures:
         logs = "; ".join(f"{cell.name} (log: {log})" for cell, log in failures.items())
         raise CellError(f"{len(failures)} of {len(wanted)} cells of {dataset} failed, the others are complete: {logs}")
@@ -78,7 +79,7 @@ def in_order(todo: list[Cell]) -> list[Cell]:
     return [cell for _, _, cell in sorted(ranked, key=lambda entry: entry[:2])]
 
 
-def _train(todo: list[Cell], params: Params, workspace: Path, tracker: Tracker) -> dict[Cell, Path]:
+def _train(todo: list[Cell], params: Params, workspace: Path, tracker: Future[Tracker]) -> dict[Cell, Path]:
     """Train cells in as many slots as there is room for; returns those that failed, with their logs."""
     begin, at_work = time.perf_counter(), 0.0
     slots = min(cluster.concurrent_cells(params.resources), len(todo))
@@ -94,7 +95,7 @@ def _train(todo: list[Cell], params: Params, workspace: Path, tracker: Tracker) 
 
         def fail(cell: Cell, reason: str) -> None:
             failures[cell] = board.failed(cell.name, reason)
-            tracker.log_failure(cell, failures[cell])
+            tracker.result().log_failure(cell, failures[cell])
 
         def finish(cell: Cell, seconds: float) -> None:
             nonlocal at_work
@@ -105,7 +106,7 @@ def _train(todo: list[Cell], params: Params, workspace: Path, tracker: Tracker) 
                 fail(cell, traceback.format_exc())
             else:
                 board.finished(cell.name)
-                tracker.log_training(cell, workspace)
+                tracker.result().log_training(cell, workspace)
 
         pool = ThreadPoolExecutor(slots)
         # Not waiting: after Ctrl-C the threads end when Ray does.
@@ -118,7 +119,7 @@ def _train(todo: list[Cell], params: Params, workspace: Path, tracker: Tracker) 
                 cell = by_name[message.cell]
                 if message.kind == "point":
                     board.progress(cell.name, message.content)
-                    tracker.log_point(cell, message.content)
+                    tracker.result().log_point(cell, message.content)
                 elif message.kind == "failed":
                     fail(cell, message.content)
                 else:
