@@ -1,11 +1,19 @@
-"""A file server on the loopback interface that can misbehave in the ways that mirrors do."""
+"""The loopback interface: a free port, and a file server that can misbehave in the ways that mirrors do."""
 
 import re
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+def free_port() -> int:
+    """One that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 @dataclass

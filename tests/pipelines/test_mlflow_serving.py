@@ -16,7 +16,7 @@ from PIL import Image
 from clflow.files import read_json
 from pipelines.models import registered_name
 from tests import tiny
-from tests.pipelines.test_serve import free_port
+from tests.loopback import free_port
 from tests.pipelines.trained import Trained
 from tests.waiting import answers, wait_until
 

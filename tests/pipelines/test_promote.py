@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -45,6 +44,7 @@ from pipelines.models import CHAMPION, registered_name
 from pipelines.registry import CHALLENGER, Registry, number
 from pipelines.tracking import Tracker
 from tests import tiny
+from tests.loopback import free_port
 from tests.pipelines.command import refusal
 from tests.waiting import answers, wait_until
 
@@ -155,9 +155,7 @@ def server(database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     """The address of an MLflow server with artifacts of its own."""
     folder = tmp_path_factory.mktemp("server")
     shutil.copy(database, folder / "server.db")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [str(Path(CLFLOW).with_name("mlflow")), "server", "--backend-store-uri", f"sqlite:///{folder}/server.db"]
     command += ["--artifacts-destination", str(folder / "store"), "--host", "127.0.0.1", "--port", str(port)]
     with (folder / "log").open("w") as log:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -32,6 +31,7 @@ from pipelines.models import CHAMPION, registered_name
 from pipelines.watch import Model, Watch
 from tests import tiny
 from tests.load import load
+from tests.loopback import free_port
 from tests.pipelines.trained import Trained
 from tests.waiting import wait_until
 
@@ -65,12 +65,6 @@ class Endpoint:
 
     def family(self) -> list[psutil.Process]:
         return [psutil.Process(self.process.pid), *psutil.Process(self.process.pid).children(recursive=True)]
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def command(trained: Trained, *options: str) -> list[str]:

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import socket
 import threading
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 from clflow.data import download as module
 from clflow.data.download import download
 from clflow.errors import DataError
-from tests.loopback import Mirror, serve
+from tests.loopback import Mirror, free_port, serve
 
 CHUNK = 1 << 16
 CONTENT = os.urandom(8 * CHUNK)
@@ -35,9 +34,7 @@ def leftovers(path: Path) -> set[str]:
 
 
 def closed_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{probe.getsockname()[1]}/archive"
+    return f"http://127.0.0.1:{free_port()}/archive"
 
 
 def test_download_arrives_and_reports_progress(path: Path) -> None:
