@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 _IMAGES, _SIDE = 8, 128  # pixels; more tell a coarse level's offset no better than by half a pixel
+_DEAD = 1e-6  # a channel that varies less says nothing
 
 
 def offsets(levels: Callable[[Tensor], list[Tensor]], strides: Sequence[int]) -> tuple[float, ...]:
@@ -31,7 +32,8 @@ def offsets(levels: Callable[[Tensor], list[Tensor]], strides: Sequence[int]) ->
     found = []
     for level, stride in zip(levels(images), strides, strict=True):
         place = level.shape[-1] // 2
-        weights = torch.randn(level.shape[:2], generator=generator) / level.detach().std((0, 2, 3))
+        scale = level.detach().std((0, 2, 3)).clamp(min=_DEAD)  # so that no channel outweighs the others
+        weights = torch.randn(level.shape[:2], generator=generator) / scale
         (gradient,) = torch.autograd.grad((level[:, :, place, place] * weights).sum(), images, retain_graph=True)
         energy = gradient.square().sum((0, 1))
         looks_at = ((energy.sum(0) + energy.sum(1)) @ places / (2 * energy.sum())).item()

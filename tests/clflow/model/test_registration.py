@@ -16,8 +16,9 @@ POSITIONS = 24
 
 def test_offset_is_where_a_position_looks():
     def levels(images: torch.Tensor) -> list[torch.Tensor]:
-        """The first pixel of each position, the last one, and the mean of all."""
-        return [images[:, :, ::4, ::4], images[:, :, 7::8, 7::8], F.avg_pool2d(images, 16)]
+        """The first pixel of each position, the last one, and the mean of all, each beside a dead channel."""
+        alive = [images[:, :, ::4, ::4], images[:, :, 7::8, 7::8], F.avg_pool2d(images, 16)]
+        return [torch.cat([level, 0 * level[:, :1]], dim=1) for level in alive]
 
     assert offsets(levels, (4, 8, 16)) == pytest.approx((-1.5, 3.5, 0), abs=0.2)
 
