@@ -16,6 +16,7 @@ _IMAGES, _SIDE = 8, 128  # pixels; more tell a coarse level's offset no better t
 _DEAD = 1e-6  # a channel that varies less says nothing
 
 
+@torch.enable_grad()  # wherever a detector is loaded
 def offsets(levels: Callable[[Tensor], list[Tensor]], strides: Sequence[int]) -> tuple[float, ...]:
     """How far right of and below the middle of its pixels a position of each level looks, in pixels.
 
@@ -65,6 +66,7 @@ def register(level_bchw: Tensor, stride: int, offset: float, grid: int, shape: t
 def _weights(positions: int, stride: int, offset: float, grid: int, size: int, like: Tensor) -> Tensor:
     """(size, positions): what each position of the grid takes from each position of a level, along one axis."""
     looks_at = (torch.arange(positions, device=like.device) + 0.5) * stride + offset
-    middles = ((torch.arange(size, device=like.device) + 0.5) * grid).clamp(looks_at[0], looks_at[-1])  # the nearest
+    middles = (torch.arange(size, device=like.device) + 0.5) * grid
+    middles = middles.clamp(looks_at[0], looks_at[-1])  # beyond what a level looks at, its nearest position counts
     weights = (1 - (middles[:, None] - looks_at).abs() / max(stride, grid)).clamp(min=0)
     return (weights / weights.sum(dim=1, keepdim=True)).to(like.dtype)
