@@ -5,8 +5,16 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
 
-from clflow.model.losses import box_contrast, likelihood_margin, negative_log_likelihood, proxy_classification
+from clflow.model.losses import (
+    box_contrast,
+    likelihood_margin,
+    negative_log_likelihood,
+    proxy_classification,
+    with_hardest,
+)
 
 
 def test_first_loss_is_the_gaussian_likelihood_per_dimension():
@@ -15,6 +23,31 @@ def test_first_loss_is_the_gaussian_likelihood_per_dimension():
     expected = -(normal.log_prob(z) + logdet) / 5
     constant = 0.5 * math.log(2 * math.pi)
     torch.testing.assert_close(negative_log_likelihood(z, logdet), expected - constant)
+
+
+def test_hardest_are_the_least_likely_share_of_positions():
+    unlikely = torch.tensor([3.0, -1.0, 0.0, 10.0, 2.0, 1.0, 4.0, -3.0, 5.0, -1.0], requires_grad=True)
+    assert with_hardest(unlikely, 0.0, 0.2).item() == pytest.approx(2)
+    assert with_hardest(unlikely, 1.0, 0.2).item() == pytest.approx(7.5)
+    with_hardest(unlikely, 0.5, 0.2).backward()
+    assert unlikely.grad is not None
+    expected = torch.full((10,), 0.05)
+    expected[[3, 8]] += 0.25
+    torch.testing.assert_close(unlikely.grad, expected)
+
+
+@given(
+    scores=st.lists(st.floats(-10, 10, width=32), min_size=1, max_size=50),
+    shares=st.tuples(st.floats(0, 1), st.floats(0, 1)),
+    fraction=st.floats(0.01, 1),
+)
+def test_hardest_lie_between_the_mean_and_the_most_unlikely(
+    scores: list[float], shares: tuple[float, float], fraction: float
+):
+    unlikely = torch.tensor(scores, dtype=torch.float64)
+    less, more = (with_hardest(unlikely, share, fraction).item() for share in sorted(shares))
+    assert unlikely.mean().item() - 1e-9 <= less <= more + 1e-9
+    assert more <= unlikely.max().item() + 1e-9
 
 
 def test_contrast_is_zero_for_agreeing_normals_and_orthogonal_anomalies():
