@@ -109,8 +109,7 @@ def fit(
     if resume is not None:
         history = _load_checkpoint(resume, flow, optimizer)
     done, seconds = (int(history[-1]["step"]), history[-1]["seconds"]) if history else (0, 0.0)
-    chances = _distances(flow, data.normal) if loss.draw == "distance" else None
-    batches = _Batches(data, train, chances, seed, worker)
+    batches = _Batches(data, train, seed, worker)
     trained = worker.parallel(flow)
     bfloat16 = train.bfloat16 and computes_bfloat16(worker.device)
     report_at = {round(train.steps * (i + 1) / train.reports) for i in range(train.reports)}
@@ -243,13 +242,11 @@ class _Batch:
 class _Batches:
     """Draws every step's batch from (seed, step) alone, so that a resumed run sees what it would have seen.
 
-    Normal positions are drawn by chances (N,), or all alike. With several workers each takes its share of the same
-    draw.
+    With several workers each takes its share of the same draw.
     """
 
-    def __init__(self, data: FitData, train: Train, chances: np.ndarray | None, seed: int, worker: Worker):
+    def __init__(self, data: FitData, train: Train, seed: int, worker: Worker):
         self.data, self.train, self.seed, self.worker = data, train, seed, worker
-        self.cumulative = None if chances is None else np.cumsum(chances, dtype=np.float64)
         self.positions = data.normal.shape[1] * data.normal.shape[2]
         self.normal, self.synthetic = (_rows(features, worker.device) for features in (data.normal, data.synthetic))
         self.boxes = [_box_positions(box, data.normal.shape[2]) for box in data.boxes]
@@ -258,7 +255,7 @@ class _Batches:
     def draw(self, step: int, pairs: bool) -> _Batch:
         rng = np.random.default_rng([self.seed, step])
         share = slice(self.worker.rank, None, self.worker.world)
-        rows = [_take(self.normal, self._normals(rng)[share])]
+        rows = [_take(self.normal, rng.integers(len(self.normal), size=self.train.positions)[share])]
         normals, count = len(rows[0]), 0
         if pairs:
             chosen = rng.integers(len(self.synthetic) // self.positions, size=self.train.pairs)
@@ -270,13 +267,6 @@ class _Batches:
             for inside in (box, anomaly):
                 rows.append(_take(self.synthetic, (chosen[:, None] * self.positions + inside).ravel()))
         return _Batch(torch.cat(rows).to(self.worker.device).float(), normals, count)
-
-    def _normals(self, rng: np.random.Generator) -> np.ndarray:
-        if self.cumulative is None:
-            return rng.integers(len(self.normal), size=self.train.positions)
-        return np.searchsorted(
-            self.cumulative[:-1], rng.random(self.train.positions) * self.cumulative[-1], side="right"
-        )
 
     def _positions(self, rng: np.random.Generator, places: list[np.ndarray], chosen: np.ndarray) -> np.ndarray:
         """(P, K) positions, drawn with replacement from each chosen image's places."""
@@ -320,16 +310,6 @@ def _feature_statistics(features: np.ndarray, device: torch.device) -> tuple[Ten
     count = features.size // channels
     mean = (total / count).cpu()
     return mean, products.cpu() / count - mean.outer(mean)
-
-
-@torch.no_grad()
-def _distances(flow: Flow, features: np.ndarray) -> np.ndarray:
-    """Mahalanobis distance (N,) of all positions from their mean, a chunk at a time."""
-    distances = []
-    for start in range(0, len(features), _BATCH):
-        rows = torch.from_numpy(features[start : start + _BATCH]).to(flow.mean.device).float().flatten(0, 2)
-        distances.append(flow.whitened(rows).norm(dim=1).cpu().numpy())
-    return np.concatenate(distances)
 
 
 def _save_checkpoint(

@@ -131,11 +131,10 @@ class Model(Section):
 class Loss(Section):
     """The likelihood of normal positions, and weights of CL-Flow's terms beside it; zero switches one off.
 
-    The likelihood is that of positions drawn ``uniform``, or in proportion to their ``distance`` from the mean, the
-    share ``hardest`` of it that of the least likely ``hardest_fraction`` of them alone. Before the share ``start`` of
-    the steps, only the likelihood is trained, so that the flow knows what is normal before it learns what is not."""
+    The share ``hardest`` of the likelihood is that of a step's least likely ``hardest_fraction`` of positions alone.
+    Before the share ``start`` of the steps, only the likelihood is trained, so that the flow knows what is normal
+    before it learns what is not."""
 
-    draw: Literal["uniform", "distance"]
     hardest: Annotated[float, Field(ge=0, le=1)]
     hardest_fraction: Fraction
     contrast: Weight
@@ -153,9 +152,7 @@ class Loss(Section):
 
     def likelihood_alone(self) -> Loss:
         """The likelihood of all normal positions alike, and nothing else."""
-        return self.model_copy(
-            update={"draw": "uniform", "hardest": 0.0, "contrast": 0.0, "negatives": 0.0, "proxy": 0.0}
-        )
+        return self.model_copy(update={"hardest": 0.0, "contrast": 0.0, "negatives": 0.0, "proxy": 0.0})
 
 
 class Train(Section):

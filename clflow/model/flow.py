@@ -80,14 +80,10 @@ class Flow(nn.Module):
         self.whitening.copy_(axes / variance.sqrt() / std[:, None])
         self.whitening_logdet.copy_(-std.log().sum() - 0.5 * variance.log().sum())
 
-    def whitened(self, x_nc: Tensor) -> Tensor:
-        """The first layer (N, C) of N positions; the length of a row is its Mahalanobis distance from the mean."""
-        return (x_nc - self.mean) @ self.whitening
-
     def forward(self, x_nc: Tensor) -> tuple[Tensor, Tensor]:
         """Latent (N, C) and log-determinant of the Jacobian (N,) of N positions."""
         with torch.autocast(x_nc.device.type, enabled=False):  # low precision is for the subnetworks alone
-            white_nc = self.whitened(x_nc)
+            white_nc = (x_nc - self.mean) @ self.whitening
         z_nc, logdet = self.net(white_nc)  # additive couplings give one log-determinant for all positions
         logdet = logdet + self.log_scale.sum() + self.whitening_logdet
         # Not len(): an exported graph would then fix the number of positions.

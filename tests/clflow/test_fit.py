@@ -13,7 +13,6 @@ from clflow.cache import FeatureCache
 from clflow.errors import DataError, DivergenceError
 from clflow.fit import Save, Worker, fit, run, score_features, thresholds
 from clflow.fitdata import FitData, load_fit_data
-from clflow.model.detector import build_flow
 from clflow.params import Params, load
 from clflow.sections import Loss, Model, Train
 
@@ -147,31 +146,14 @@ def test_divergence_says_so(data: FitData, model: Model, loss: Loss, train: Trai
 def test_two_workers_share_the_batch_of_one(data: FitData, train: Train):
     from clflow.fit import _Batches
 
-    chances = np.arange(data.normal[..., 0].size)
-    alone, *shares = (
-        _Batches(data, train, chances, 0, Worker(rank, world, ALONE.device, ALONE.parallel)).draw(3, pairs=True)
-        for rank, world in ((0, 1), (0, 2), (1, 2))
-    )
+    alone = _Batches(data, train, 0, ALONE).draw(3, pairs=True)
+    shares = [
+        _Batches(data, train, 0, Worker(rank, 2, ALONE.device, ALONE.parallel)).draw(3, pairs=True) for rank in (0, 1)
+    ]
     assert sum(share.normals for share in shares) == alone.normals
     assert sum(share.pairs for share in shares) == alone.pairs
     rows = torch.cat([share.features for share in shares])
     assert torch.equal(rows.sum(1).sort().values, alone.features.sum(1).sort().values)
-
-
-def test_normal_positions_are_drawn_by_their_distance_from_the_mean(data: FitData, model: Model, train: Train):
-    from clflow.fit import _Batches, _distances
-
-    flow = build_flow(model, data.normal.shape[-1], 0)
-    rows = torch.from_numpy(data.normal).double().flatten(0, 2)
-    flow.whiten(rows.mean(0), rows.T.cov())
-    distances = _distances(flow, data.normal)
-    np.testing.assert_allclose(distances, flow.whitened(rows.float()).norm(dim=1), rtol=1e-5)
-    many = train.model_copy(update={"positions": 100_000})
-    for chances, expected in ((distances, distances), (None, np.ones(len(rows)))):
-        drawn = _Batches(data, many, chances, 0, ALONE).draw(0, pairs=False).features
-        found = (drawn[:, None] == rows.float()).all(2).sum(0).numpy()
-        expected = expected / expected.sum() * many.positions
-        assert np.abs((found - expected) / np.sqrt(expected)).max() < 5  # standard deviations
 
 
 def test_test_rows_never_reach_training(params: Params, tmp_path: Path):
