@@ -6,17 +6,13 @@ from __future__ import annotations
 import shutil
 import time
 import traceback
-import uuid
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
 
-from clflow.data.fetch import cache_folder
 from clflow.data.manifest import category_rows, data_hash, read_manifest
 from clflow.errors import CellError
 from clflow.files import folder_atomically, prune, read_json, write_json
@@ -28,6 +24,7 @@ from pipelines.cells import Cell
 from pipelines.checkpoints import Checkpoints
 from pipelines.dispatcher import Dispatcher
 from pipelines.progress import Board
+from pipelines.slot import run_slot
 from pipelines.tracking import Tracker
 from pipelines.worker import FINISHED, OUTCOME
 
@@ -111,7 +108,7 @@ def _train(todo: list[Cell], params: Params, workspace: Path, tracker: Future[Tr
         pool = ThreadPoolExecutor(slots)
         # Not waiting: after Ctrl-C the threads end when Ray does.
         stack.callback(pool.shutdown, wait=False, cancel_futures=True)
-        jobs = [pool.submit(_run_slot, i, todo, params, workspace, storage, dispatcher) for i in range(slots)]
+        jobs = [pool.submit(run_slot, i, todo, params, workspace, storage, dispatcher) for i in range(slots)]
         running = set(jobs)
         while running:
             _, running = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
@@ -135,54 +132,6 @@ def _train(todo: list[Cell], params: Params, workspace: Path, tracker: Future[Tr
         f"{len(todo)} cells in {seconds:.0f} s; slots trained for {share:.0%} of it, the rest was starting and waiting"
     )
     return failures
-
-
-def _run_slot(slot: int, todo: list[Cell], params: Params, workspace: Path, storage: str, dispatcher: Any) -> None:
-    """Run a slot as one Ray Train job, which takes one cell after another: its processes take longer to start than
-    many a cell to train."""
-    resources = params.resources
-    per_worker = cluster.worker_resources(resources)
-
-    def train(config: dict[str, Any]) -> None:
-        # Ray sends a nested function by value, so its controller, which only passes it on, needs none of our imports.
-        from pipelines.worker import train_cells
-
-        train_cells(config)
-
-    name = f"slot-{uuid.uuid4().hex[:8]}"  # a new one each time: Ray resumes a run whose name it knows
-    trainer = TorchTrainer(
-        train,
-        train_loop_config={
-            "slot": slot,
-            "dispatcher": dispatcher,
-            "cells": {
-                cell.name: {
-                    "dataset": cell.dataset,
-                    "category": cell.category,
-                    "method": cell.method,
-                    "seed": cell.seed,
-                    "params": params.for_category(cell.dataset, cell.category, cell.method).model_dump_json(),
-                }
-                for cell in todo
-            },
-            "workspace": str(workspace),
-            "cache": str(cache_folder() / "features"),
-            "storage": storage,
-        },
-        scaling_config=ScalingConfig(
-            num_workers=resources.workers_per_cell, use_gpu="GPU" in per_worker, resources_per_worker=per_worker
-        ),
-        run_config=RunConfig(
-            name=name,
-            storage_path=storage,
-            # As many as all cells may use up; the dispatcher counts those of each.
-            failure_config=FailureConfig(max_failures=resources.attempts * len(todo), controller_failure_limit=3),
-        ),
-    )
-    try:
-        trainer.fit()
-    finally:
-        Checkpoints(storage, name).clear()  # Ray's own files of the job
 
 
 def _keep(cell: Cell, params: Params, storage: str, workspace: Path) -> None:
