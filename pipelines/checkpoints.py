@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,7 +10,10 @@ from pathlib import Path
 
 from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem, copy_files
 
-_COMPLETE = "complete"  # written last: an object store cannot rename
+from clflow.errors import DataError
+from clflow.files import file_sha256
+
+_COMPLETE = "complete"  # what the others hold; written last: an object store cannot rename
 
 
 class Checkpoints:
@@ -38,15 +42,23 @@ class Checkpoints:
             target = f"{self.folder}/{name}"
             self.filesystem.create_dir(target)
             copy_files(made, target, LocalFileSystem(), self.filesystem)
-            with self.filesystem.open_output_stream(f"{target}/{_COMPLETE}"):
-                pass
+            with self.filesystem.open_output_stream(f"{target}/{_COMPLETE}") as marker:
+                marker.write(_content(Path(made)))
 
     @contextmanager
     def read(self, name: str) -> Iterator[Path]:
-        """A local copy, for the time of the context."""
+        """A local copy, for the time of the context.
+
+        Raises:
+            DataError: it does not hold what was written.
+        """
         with tempfile.TemporaryDirectory() as copy:
             copy_files(f"{self.folder}/{name}", copy, self.filesystem, LocalFileSystem())
-            (Path(copy) / _COMPLETE).unlink()
+            marker = Path(copy) / _COMPLETE
+            written = marker.read_bytes()
+            marker.unlink()
+            if _content(Path(copy)) != written:
+                raise DataError(f"the checkpoint {self.folder}/{name} is damaged; remove that folder and train again.")
             yield Path(copy)
 
     def remove(self, name: str) -> None:
@@ -65,3 +77,8 @@ class Checkpoints:
             self.remove(name)
         if self.filesystem.get_file_info(self.folder).type != FileType.NotFound:
             self.filesystem.delete_dir(self.folder)
+
+
+def _content(folder: Path) -> bytes:
+    """What tells whether a folder's files are those that were written."""
+    return json.dumps({path.name: file_sha256(path) for path in sorted(folder.iterdir())}).encode()

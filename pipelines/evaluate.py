@@ -13,10 +13,12 @@ import numpy as np
 import pandas as pd
 import ray
 import torch
+from ray.exceptions import RayTaskError
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from clflow.data.manifest import category_rows, data_hash, read_manifest
-from clflow.errors import CellError
+from clflow.errors import CellError, ClflowError, DataError
 from clflow.files import folder_atomically, prune, read_json, write_json
 from clflow.methods import load_detector
 from clflow.model.detector import Detector, FlowScorer
@@ -35,6 +37,7 @@ def run(params: Params, dataset: str, workspace: Path) -> None:
 
     Raises:
         CellError: a cell is not trained.
+        DataError: an image or a cell is damaged.
     """
     wanted = cells.plan(params, workspace, (dataset,))
     untrained = [c.name for c in wanted if not cells.is_complete(workspace / "runs" / dataset / c.name, c.key)]
@@ -58,7 +61,12 @@ def run(params: Params, dataset: str, workspace: Path) -> None:
         pending = {score.remote(todo[c], workspace, params.resources.cpus_per_worker): c for c in todo}
         while pending:
             (done,), _ = ray.wait(list(pending), num_returns=1)
-            seconds = ray.get(done)
+            try:
+                seconds = ray.get(done)
+            except RayTaskError as error:
+                if isinstance(error.cause, ClflowError):
+                    raise error.cause from None  # without the trace that Ray puts before what was said
+                raise
             category = pending.pop(done)
             print(f"{dataset} {category}: {len(todo[category])} cells scored in {seconds:.1f} s", flush=True)
 
@@ -128,12 +136,19 @@ def _score_category(todo: list[Cell], workspace: Path, threads: int) -> float:
 
 
 def _kept_scorers(folder: Path, detector: Detector) -> dict[int, FlowScorer]:
-    """The detector's scorer with the weights of each report, by step, where the cell has kept them."""
+    """The detector's scorer with the weights of each report, by step, where the cell has kept them.
+
+    Raises:
+        DataError: a file of them is damaged.
+    """
     scorers: dict[int, FlowScorer] = {}
     for path in (folder / cells.REPORTS).glob("*.safetensors"):
         scorer = copy.deepcopy(detector.scorer)
         assert isinstance(scorer, FlowScorer), "only a flow's weights are kept"
-        scorer.flow.load_state_dict(load_file(path))
+        try:
+            scorer.flow.load_state_dict(load_file(path))
+        except SafetensorError as error:
+            raise DataError(f"{path} is damaged ({error}); remove {folder} and train its cell again.") from None
         scorers[int(path.stem)] = scorer
     return scorers
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from clflow.errors import DataError
 from clflow.params import load
 from pipelines.checkpoints import Checkpoints
 from pipelines.cluster import storage_path
@@ -75,3 +76,16 @@ def test_half_written_one_is_not_seen_and_gives_way(storage: str, tmp_path: Path
     checkpoints.write("000020", save)
     with checkpoints.read("000020") as folder:
         assert sorted(path.name for path in folder.iterdir()) == ["history.json", "weights"]
+
+
+@pytest.mark.parametrize("content", [b"", b"124", None])
+def test_damaged_one_is_named(storage: str, tmp_path: Path, content: bytes | None):
+    checkpoints = Checkpoints(storage, "cell")
+    checkpoints.write("000010", save)
+    weights = tmp_path / "cell" / "000010" / "weights"
+    weights.unlink() if content is None else weights.write_bytes(content)
+    with (
+        pytest.raises(DataError, match=r"checkpoint .*cell/000010 is damaged; remove that folder"),
+        checkpoints.read("000010"),
+    ):
+        pass

@@ -88,14 +88,14 @@ def test_killed_driver_loses_no_finished_cell(workspace: Path, tiny_source: Path
     assert not [path for path in (workspace / ".clflow" / "ray").iterdir() if path.name in after]
 
 
-@pytest.mark.parametrize(("workers", "title"), [(1, "train_alone"), (2, "RayTrainWorker")])
+@pytest.mark.parametrize(("workers", "title", "steps"), [(1, "train_alone", 800), (2, "RayTrainWorker", 400)])
 def test_killed_worker_is_restarted_from_its_last_checkpoint(
-    workspace: Path, tiny_source: Path, workers: int, title: str
+    workspace: Path, tiny_source: Path, workers: int, title: str, steps: int
 ):
-    longer = {"train__steps": 800, "train__reports": 40}
+    longer = {"train__steps": steps, "train__reports": steps // 20}
     params = one_cell(workspace, tiny_source, resources__workers_per_cell=workers, **longer)
     process = start(workspace)
-    wait_until(lambda: any("step 400 " in log.read_text() for log in logs(workspace)), process)
+    wait_until(lambda: any(f"step {steps // 2} " in log.read_text() for log in logs(workspace)), process)
     children = psutil.Process(process.pid).children(recursive=True)
     victims = [child for child in children if title in " ".join(child.cmdline())]
     assert len(victims) == workers
@@ -104,7 +104,7 @@ def test_killed_worker_is_restarted_from_its_last_checkpoint(
     assert process.returncode == 0, output
     (cell,) = cells.plan(params, workspace)
     history = pd.read_csv(workspace / "runs" / "folder" / cell.name / "history.csv")
-    assert list(history["step"]) == list(range(20, 801, 20))
+    assert list(history["step"]) == list(range(20, steps + 1, 20))
     assert [log.read_text().count("step 20 ") for log in logs(workspace)] == [1]
 
 
