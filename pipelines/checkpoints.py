@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,9 +10,9 @@ from pathlib import Path
 from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem, copy_files
 
 from clflow.errors import DataError
-from clflow.files import file_sha256
+from clflow.files import file_sha256, fingerprint
 
-_COMPLETE = "complete"  # what the others hold; written last: an object store cannot rename
+_COMPLETE = "complete"  # a hash of what the others hold; written last: an object store cannot rename
 
 
 class Checkpoints:
@@ -81,4 +80,4 @@ class Checkpoints:
 
 def _content(folder: Path) -> bytes:
     """What tells whether a folder's files are those that were written."""
-    return json.dumps({path.name: file_sha256(path) for path in sorted(folder.iterdir())}).encode()
+    return fingerprint({path.name: file_sha256(path) for path in folder.iterdir()}).encode()

@@ -88,7 +88,7 @@ def test_killed_driver_loses_no_finished_cell(workspace: Path, tiny_source: Path
     assert not [path for path in (workspace / ".clflow" / "ray").iterdir() if path.name in after]
 
 
-@pytest.mark.parametrize(("workers", "title", "steps"), [(1, "train_alone", 800), (2, "RayTrainWorker", 400)])
+@pytest.mark.parametrize(("workers", "title", "steps"), [(1, "train_alone", 2000), (2, "RayTrainWorker", 400)])
 def test_killed_worker_is_restarted_from_its_last_checkpoint(
     workspace: Path, tiny_source: Path, workers: int, title: str, steps: int
 ):
