@@ -54,7 +54,7 @@ def load_detector(folder: Path, shared: Iterable[Features] = ()) -> Detector:
         shared: features of other detectors; those that fit are used instead of another backbone in memory.
 
     Raises:
-        DataError: the folder holds no detector, a damaged one, or one of a version that saw images otherwise.
+        DataError: the folder holds no detector, a damaged one, or one of a version that saw or scored images otherwise.
         ParameterError: its method needs a package that is not installed.
         WeightsError: the backbone's weights are missing or are not those of the training.
     """
@@ -78,6 +78,12 @@ def load_detector(folder: Path, shared: Iterable[Features] = ()) -> Detector:
             "install the same weights or train again."
         )
     scorer = method.scorer(features, model, config["image_size"], config["seed"])
-    scorer.load_state_dict(state)
+    try:
+        scorer.load_state_dict(state)
+    except RuntimeError:  # names or shapes do not fit
+        raise DataError(
+            f"the detector in {folder} is of another form than this version of clflow builds; train it again, or use "
+            "the version that trained it."
+        ) from None
     thresholds = Thresholds(**config["thresholds"])
     return Detector(method.name, features, scorer, model, config["seed"], config["image_size"], thresholds)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from scipy.ndimage import gaussian_filter
 
 from clflow.errors import DataError, WeightsError
@@ -101,6 +102,15 @@ def test_detector_that_saw_other_features_is_refused(detector: Detector, tmp_pat
     config["features"] = config["features"][:-1]  # before levels were registered
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(DataError, match="other features than this version"):
+        load_detector(tmp_path)
+
+
+def test_detector_of_another_form_is_refused(detector: Detector, tmp_path: Path):
+    detector.save(tmp_path)
+    weights = load_file(tmp_path / "scorer.safetensors")
+    weights["flow.net.module_list.0.perm"] = torch.arange(5)  # it was once drawn, and kept
+    save_file(weights, tmp_path / "scorer.safetensors")
+    with pytest.raises(DataError, match="of another form than this version"):
         load_detector(tmp_path)
 
 
