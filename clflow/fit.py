@@ -86,7 +86,7 @@ def fit(
     Args:
         data: features of one category.
         model, loss, train: its parameters.
-        seed: of weights and sampling.
+        seed: of weights, permutations and sampling.
         worker: this process among its peers.
         resume: a checkpoint to continue from; the result is that of an uninterrupted run.
 

@@ -28,10 +28,10 @@ class Flow(nn.Module):
 
     Args:
         channels: C, features per position.
-        coupling_steps: number of (unshuffling of the channels, coupling) pairs.
+        coupling_steps: number of (random permutation, coupling) pairs.
         hidden_ratio: hidden units of a subnetwork, relative to C.
         coupling: additive or affine.
-        seed: of the initial weights.
+        seed: of the permutations and the initial weights.
     """
 
     mean: Tensor
@@ -42,7 +42,7 @@ class Flow(nn.Module):
         import FrEIA.framework as ff  # it takes more than a second, and few who name a flow build one
         import FrEIA.modules as fm
 
-        from clflow.model.permutation import Unshuffle
+        from clflow.model.permutation import Permutation
 
         super().__init__()
         self.register_buffer("mean", torch.zeros(channels))
@@ -56,10 +56,10 @@ class Flow(nn.Module):
             nn.init.zeros_(last.bias)
             return nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), last)
 
-        with seeded(seed):
+        with seeded(seed):  # FrEIA seeds NumPy's global generator for its permutations
             self.net = ff.SequenceINN(channels)
-            for _ in range(coupling_steps):
-                self.net.append(Unshuffle)
+            for step in range(coupling_steps):
+                self.net.append(Permutation, seed=seed * coupling_steps + step)
                 if coupling == "additive":
                     self.net.append(fm.NICECouplingBlock, subnet_constructor=subnet)
                 else:
