@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import ray
 
@@ -58,6 +59,11 @@ def worker_resources(resources: Resources) -> dict[str, float]:
     if has_gpus() and resources.gpus_per_worker > 0:
         wanted["GPU"] = resources.gpus_per_worker
     return wanted
+
+
+def worker_options(resources: Resources) -> dict[str, Any]:
+    """The same as options of a Ray task or actor."""
+    return {f"num_{kind.lower()}s": amount for kind, amount in worker_resources(resources).items()}
 
 
 def fitting(wanted: dict[str, float]) -> int:

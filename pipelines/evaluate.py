@@ -56,8 +56,7 @@ def run(params: Params, dataset: str, workspace: Path) -> None:
         return
     with cluster.session(params.resources):
         cluster.concurrent_cells(params.resources)
-        wants = cluster.worker_resources(params.resources)
-        score = ray.remote(num_cpus=wants["CPU"], num_gpus=wants.get("GPU", 0))(_score_category)
+        score = ray.remote(**cluster.worker_options(params.resources))(_score_category)
         pending = {score.remote(todo[c], workspace, params.resources.cpus_per_worker): c for c in todo}
         while pending:
             (done,), _ = ray.wait(list(pending), num_returns=1)

@@ -77,13 +77,13 @@ def _start(
     params: Params, dataset: str, workspace: Path, categories: tuple[str, ...], host: str, port: int
 ) -> DeploymentHandle:
     """Deploy, and wait until all champions are loaded; returns the handle of the scorers."""
-    serving, wanted = params.serving, cluster.worker_resources(params.resources)
+    serving = params.serving
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     quiet = LoggingConfig(log_level="WARNING", enable_access_log=False)
     scorers = serve.deployment(
         num_replicas=serving.replicas,
         max_ongoing_requests=4 * serving.batch,  # one batch is scored, others are decoded
-        ray_actor_options={"num_cpus": wanted["CPU"], "num_gpus": wanted.get("GPU", 0)},
+        ray_actor_options=cluster.worker_options(params.resources),
     )(Scorer).bind(dataset, categories, workspace, tracking_uri(workspace), serving, params.resources.cpus_per_worker)
     gateway = serve.deployment(max_ongoing_requests=_ONGOING, ray_actor_options={"num_cpus": 0})(Gateway)
     serve.start(ProxyLocation.HeadOnly, HTTPOptions(host=host, port=port), logging_config=quiet)

@@ -13,6 +13,7 @@ from ray.train.torch import TorchTrainer
 
 from clflow.data.fetch import cache_folder
 from clflow.params import Params
+from clflow.sections import Resources
 from pipelines import cluster
 from pipelines.cells import Cell
 from pipelines.checkpoints import Checkpoints
@@ -59,22 +60,20 @@ def run_slot(slot: int, todo: list[Cell], params: Params, workspace: Path, stora
 
     # As many as all cells may use up; the dispatcher counts those of each.
     losses = params.resources.attempts * len(todo)
-    per_worker = cluster.worker_resources(params.resources)
     if params.resources.workers_per_cell == 1:
-        _run_alone(train, config, per_worker, losses)
+        _run_alone(train, config, params.resources, losses)
     else:
-        _run_group(train, config, params.resources.workers_per_cell, per_worker, losses, storage)
+        _run_group(train, config, params.resources, losses, storage)
 
 
-def _run_alone(train: Train, config: dict[str, Any], per_worker: dict[str, float], losses: int) -> None:
+def _run_alone(train: Train, config: dict[str, Any], resources: Resources, losses: int) -> None:
     """The job of one worker, in a process of its own: a group would need four more, which start longer than it does."""
 
     def train_alone(config: dict[str, Any]) -> None:
         TorchTrainer(train, train_loop_config=config, scaling_config=ScalingConfig(num_workers=0)).fit()
 
     task = ray.remote(
-        num_cpus=per_worker["CPU"],
-        num_gpus=per_worker.get("GPU", 0),
+        **cluster.worker_options(resources),
         max_retries=losses,
         retry_exceptions=True,
         max_calls=1,  # after an error the process may be in any state
@@ -82,10 +81,9 @@ def _run_alone(train: Train, config: dict[str, Any], per_worker: dict[str, float
     ray.get(task.remote(config))
 
 
-def _run_group(
-    train: Train, config: dict[str, Any], workers: int, per_worker: dict[str, float], losses: int, storage: str
-) -> None:
+def _run_group(train: Train, config: dict[str, Any], resources: Resources, losses: int, storage: str) -> None:
     """The job of several workers that train a cell together."""
+    workers, per_worker = resources.workers_per_cell, cluster.worker_resources(resources)
     name = f"slot-{uuid.uuid4().hex[:8]}"  # a new one each time: Ray resumes a run whose name it knows
     trainer = TorchTrainer(
         train,
