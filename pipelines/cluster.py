@@ -40,7 +40,8 @@ def session(resources: Resources) -> Iterator[None]:
         )
     except ConnectionError as error:
         raise ClflowError(
-            f"no Ray cluster answers at resources.cluster {resources.cluster!r} ({error}); start it or use local."
+            f"no Ray cluster answers at resources.cluster {resources.cluster!r} ({error}); start it or use local, and "
+            "if it asks for a token, as clusters since Ray 2.59 do, set RAY_AUTH_MODE=token where its token is."
         ) from None
     try:
         yield

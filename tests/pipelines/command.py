@@ -16,8 +16,9 @@ from tests import tiny
 BIN = Path(sys.executable).parent
 
 
-def run(*command: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+def run(*command: str, cwd: Path | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a command of this environment, with these environment variables beside those that are."""
+    environment = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", **variables}
     return subprocess.run(
         [str(BIN / command[0]), *command[1:]],
         cwd=cwd,
