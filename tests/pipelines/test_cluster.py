@@ -62,16 +62,16 @@ def workspace(tiny_source: Path, address: str, tmp_path_factory: pytest.TempPath
 
 
 def test_cluster_that_is_not_shown_its_token_is_one_sentence(workspace: Path, address: str, home: Path):
-    trained = run("clflow", "train", "--dataset", "folder", cwd=workspace, HOME=str(home), RAY_AUTH_MODE="disabled")
+    # Ray tries once a second, 20 times if it is not told otherwise.
+    unshown = {"HOME": str(home), "RAY_AUTH_MODE": "disabled", "RAY_NUM_REDIS_GET_RETRIES": "1"}
+    trained = run("clflow", "train", "--dataset", "folder", cwd=workspace, **unshown)
     assert trained.returncode == 2
     said = trained.stdout.splitlines()[-1]
     assert said.startswith(f"error: no Ray cluster answers at resources.cluster '{address}'")
     assert "set RAY_AUTH_MODE=token" in said
 
 
-def test_cells_are_trained_and_scored_on_a_cluster(workspace: Path, home: Path):
-    for verb in ("train", "evaluate"):
-        done = run("clflow", verb, "--dataset", "folder", cwd=workspace, HOME=str(home), RAY_AUTH_MODE="token")
-        assert done.returncode == 0, done.stdout
-    for kind in ("runs/folder/*/cell.json", "scores/folder/*/score.json"):
-        assert len(list(workspace.glob(kind))) == len(tiny.CATEGORIES)
+def test_cells_are_trained_on_a_cluster(workspace: Path, home: Path):
+    done = run("clflow", "train", "--dataset", "folder", cwd=workspace, HOME=str(home), RAY_AUTH_MODE="token")
+    assert done.returncode == 0, done.stdout
+    assert len(list(workspace.glob("runs/folder/*/cell.json"))) == len(tiny.CATEGORIES)
