@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from clflow.params import load
+from pipelines import fetch, synthesize
 from tests import tiny
 from tests.loopback import free_port
 from tests.pipelines.command import BIN, run
@@ -54,10 +56,9 @@ def address(home: Path) -> Iterator[str]:
 def workspace(tiny_source: Path, address: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     workspace = tmp_path_factory.mktemp("workspace")
     changes = {"benchmark__methods": ["clflow"], "resources__cluster": address}
-    tiny.write_params(workspace / "params.yaml", tiny.params_tree(tiny_source, **changes))
-    for verb in ("fetch", "synthesize"):
-        done = run("clflow", verb, "--dataset", "folder", cwd=workspace)
-        assert done.returncode == 0, done.stdout
+    params = load(tiny.write_params(workspace / "params.yaml", tiny.params_tree(tiny_source, **changes)))
+    fetch.run(params, "folder", workspace)
+    synthesize.run(params, "folder", workspace)
     return workspace
 
 
