@@ -1,4 +1,4 @@
-"""Training a flow on cached features: a fixed budget of steps, resumable at every report, bit for bit."""
+"""Training flows on cached features: a fixed budget of steps, resumable at every report, bit for bit."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from clflow.errors import DataError, DivergenceError
 from clflow.files import read_json, write_json
 from clflow.fitdata import FitData
 from clflow.metrics import image_metrics, pixel_metrics
-from clflow.model.detector import FlowScorer, Thresholds, build_flow
-from clflow.model.flow import Flow
+from clflow.model.detector import FlowScorer, Thresholds, build_flows
+from clflow.model.flow import Flows
 from clflow.model.losses import (
     box_contrast,
     likelihood_margin,
@@ -33,8 +33,8 @@ from clflow.sections import Loss, Model, Train
 _DIVERGED = 1e4  # nats per dimension; a working run stays within a few
 _BATCH = 32
 
-FLOW_FILE = "flow.safetensors"
-"""Name of the flow's weights in a checkpoint."""
+FLOWS_FILE = "flows.safetensors"
+"""Name of the flows' weights in a checkpoint."""
 
 VALIDATION = "validation"
 """Key of the figure by which trainings are compared: the mean of the image AUROC and of the AUPRO, by position and up
@@ -79,9 +79,10 @@ def fit(
     worker: Worker,
     resume: Path | None = None,
 ) -> Training[tuple[FlowScorer, list[dict[str, float]]]]:
-    """Train a flow for ``train.steps`` steps; the last weights count, nothing is selected.
+    """Train flows for ``train.steps`` steps; the last weights count, nothing is selected.
 
-    It reports ``train.reports`` times: means since the last report, and validation figures.
+    All flows of a model see the same draws, and each has the gradients of its own loss alone. It reports
+    ``train.reports`` times: means since the last report, and validation figures.
 
     Args:
         data: features of one category.
@@ -91,26 +92,26 @@ def fit(
         resume: a checkpoint to continue from; the result is that of an uninterrupted run.
 
     Returns:
-        the scorer with the trained flow, and the learning curves: all that was reported.
+        the scorer with the trained flows, and the learning curves: all that was reported.
 
     Raises:
         DataError: features are not finite.
         DivergenceError: the loss is no longer a useful number.
     """
-    flow = build_flow(model, data.normal.shape[-1], seed)
-    flow.whiten(*_feature_statistics(data.normal, worker.device))
-    scorer = FlowScorer(flow, model.top_fraction).to(worker.device)
+    flows = build_flows(model, data.normal.shape[-1], seed)
+    flows.whiten(*_feature_statistics(data.normal, worker.device))
+    scorer = FlowScorer(flows, model.top_fraction).to(worker.device)
     optimizer = torch.optim.Adam(
-        [p for p in flow.parameters() if p.requires_grad],
+        [p for p in flows.parameters() if p.requires_grad],
         lr=train.learning_rate,
         weight_decay=train.weight_decay,
     )
     history: list[dict[str, float]] = []
     if resume is not None:
-        history = _load_checkpoint(resume, flow, optimizer)
+        history = _load_checkpoint(resume, flows, optimizer)
     done, seconds = (int(history[-1]["step"]), history[-1]["seconds"]) if history else (0, 0.0)
     batches = _Batches(data, train, seed, worker)
-    trained = worker.parallel(flow)
+    trained = worker.parallel(flows)
     bfloat16 = train.bfloat16 and computes_bfloat16(worker.device)
     report_at = {round(train.steps * (i + 1) / train.reports) for i in range(train.reports)}
     recent: dict[str, list[Tensor]] = {}
@@ -128,8 +129,9 @@ def fit(
                 "weights."
             )
         optimizer.zero_grad(set_to_none=True)
-        terms["loss"].backward()
-        terms["gradient_norm"] = nn.utils.clip_grad_norm_(flow.parameters(), train.clip_norm)
+        (model.flows * terms["loss"]).backward()
+        norms = [nn.utils.clip_grad_norm_(flow.parameters(), train.clip_norm) for flow in flows.members]
+        terms["gradient_norm"] = torch.stack(norms).mean()
         optimizer.step()
         for name, value in terms.items():
             recent.setdefault(name, []).append(value.detach())
@@ -141,7 +143,7 @@ def fit(
                 point |= validate(scorer, data, worker.device)
             point["seconds"] = seconds + time.perf_counter() - begin
             history.append(point)
-            yield point, lambda folder: _save_checkpoint(folder, flow, optimizer, history)
+            yield point, lambda folder: _save_checkpoint(folder, flows, optimizer, history)
             recent.clear()
     return scorer, history
 
@@ -204,10 +206,16 @@ def _learning_rate(step: int, train: Train) -> float:
     return train.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def _loss_terms(flow: nn.Module, batch: _Batch, loss: Loss, bfloat16: bool) -> dict[str, Tensor]:
+def _loss_terms(flows: nn.Module, batch: _Batch, loss: Loss, bfloat16: bool) -> dict[str, Tensor]:
+    """Means over flows."""
     with torch.autocast(batch.features.device.type, torch.bfloat16, enabled=bfloat16):
-        z_nc, logdet_n = flow(batch.features)
-    unlikely_n = negative_log_likelihood(z_nc, logdet_n.float())
+        latents = flows(batch.features)
+    terms = [_loss_terms_of_one(z_nc, logdet_n.float(), batch, loss) for z_nc, logdet_n in latents]
+    return {name: torch.stack([of_one[name] for of_one in terms]).mean() for name in terms[0]}
+
+
+def _loss_terms_of_one(z_nc: Tensor, logdet_n: Tensor, batch: _Batch, loss: Loss) -> dict[str, Tensor]:
+    unlikely_n = negative_log_likelihood(z_nc, logdet_n)
     normal_n = unlikely_n[: batch.normals]
     terms = {"likelihood": normal_n.mean()}
     total = with_hardest(normal_n, loss.hardest, loss.hardest_fraction)
@@ -313,10 +321,10 @@ def _feature_statistics(features: np.ndarray, device: torch.device) -> tuple[Ten
 
 
 def _save_checkpoint(
-    folder: Path, flow: Flow, optimizer: torch.optim.Optimizer, history: list[dict[str, float]]
+    folder: Path, flows: Flows, optimizer: torch.optim.Optimizer, history: list[dict[str, float]]
 ) -> None:
     """Write all that a resumed run needs, without pickle."""
-    save_file(flow.state_dict(), folder / FLOW_FILE)
+    save_file(flows.state_dict(), folder / FLOWS_FILE)
     states = optimizer.state_dict()["state"]
     save_file(
         {f"{i}.{name}": value for i, state in states.items() for name, value in state.items()},
@@ -325,8 +333,8 @@ def _save_checkpoint(
     write_json(folder / "history.json", history)
 
 
-def _load_checkpoint(folder: Path, flow: Flow, optimizer: torch.optim.Optimizer) -> list[dict[str, float]]:
-    flow.load_state_dict(load_file(folder / FLOW_FILE))
+def _load_checkpoint(folder: Path, flows: Flows, optimizer: torch.optim.Optimizer) -> list[dict[str, float]]:
+    flows.load_state_dict(load_file(folder / FLOWS_FILE))
     states: dict[int, dict[str, Tensor]] = {}
     for key, value in load_file(folder / "optimizer.safetensors").items():
         index, name = key.split(".")

@@ -107,7 +107,7 @@ class Synthesis(Section):
 
 
 class Model(Section):
-    """Frozen backbone, the strides of its features that are used, the one whose grid they share, and the flow."""
+    """Frozen backbone, the strides of its features that are used, the one whose grid they share, and the flows."""
 
     backbone: str
     weights: str
@@ -117,6 +117,7 @@ class Model(Section):
     coupling_steps: Count
     hidden_ratio: Annotated[float, Field(gt=0)]
     coupling: Literal["additive", "affine"]
+    flows: Count
     top_fraction: Fraction
 
     @model_validator(mode="after")

@@ -143,9 +143,9 @@ def _kept_scorers(folder: Path, detector: Detector) -> dict[int, FlowScorer]:
     scorers: dict[int, FlowScorer] = {}
     for path in (folder / cells.REPORTS).glob("*.safetensors"):
         scorer = copy.deepcopy(detector.scorer)
-        assert isinstance(scorer, FlowScorer), "only a flow's weights are kept"
+        assert isinstance(scorer, FlowScorer), "only weights of flows are kept"
         try:
-            scorer.flow.load_state_dict(load_file(path))
+            scorer.flows.load_state_dict(load_file(path))
         except SafetensorError as error:
             raise DataError(f"{path} is damaged ({error}); remove {folder} and train its cell again.") from None
         scorers[int(path.stem)] = scorer

@@ -16,7 +16,7 @@ import ray
 from clflow.data.manifest import category_rows, data_hash, read_manifest
 from clflow.errors import CellError
 from clflow.files import folder_atomically, prune, read_json, write_json
-from clflow.fit import FLOW_FILE
+from clflow.fit import FLOWS_FILE
 from clflow.params import Params
 from clflow.provenance import commit
 from pipelines import cells, cluster
@@ -171,5 +171,5 @@ def _keep_reports(checkpoints: Checkpoints, folder: Path) -> None:
     folder.mkdir()
     for name in checkpoints.names():
         with checkpoints.read(name) as saved:
-            if (saved / FLOW_FILE).exists():
-                shutil.copy(saved / FLOW_FILE, folder / f"{int(name)}.safetensors")
+            if (saved / FLOWS_FILE).exists():
+                shutil.copy(saved / FLOWS_FILE, folder / f"{int(name)}.safetensors")

@@ -8,7 +8,7 @@ from pathlib import Path
 from clflow.fit import Training, Worker, fit, thresholds
 from clflow.fitdata import FitData
 from clflow.model.backbone import Backbone
-from clflow.model.detector import Detector, FlowScorer, build_flow
+from clflow.model.detector import Detector, FlowScorer, build_flows
 from clflow.model.features import FeatureGrid, Features
 from clflow.model.weights import Weights
 from clflow.params import Params
@@ -38,7 +38,7 @@ class FlowMethod:
 
     def scorer(self, features: Features, model: Model, image_size: int, seed: int) -> FlowScorer:
         """See `Method.scorer`."""
-        return FlowScorer(build_flow(model, sum(features.backbone.channels), seed), model.top_fraction)
+        return FlowScorer(build_flows(model, sum(features.backbone.channels), seed), model.top_fraction)
 
     def fit(
         self,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from clflow.files import write_json
 from clflow.model.cpu import POSITIONS_AT_ONCE, few_at_once
 from clflow.model.features import Features
-from clflow.model.flow import Flow
+from clflow.model.flow import Flow, Flows
 from clflow.sections import Model
 
 WEIGHTS_FILE = "scorer.safetensors"
@@ -88,26 +88,27 @@ class Detector(nn.Module):
 
 
 class FlowScorer(nn.Module):
-    """Scores positions by how unlikely they are under a flow, beside their surroundings, and an image by its highest.
+    """Scores positions by how unlikely they are under flows, beside their surroundings, and an image by its highest.
 
     Args:
-        flow: for the channels of the feature grid.
+        flows: for the channels of the feature grid.
         top_fraction: share of the positions that an image score is the mean of.
     """
 
-    def __init__(self, flow: Flow, top_fraction: float):
+    def __init__(self, flows: Flows, top_fraction: float):
         super().__init__()
-        self.flow, self.top_fraction = flow, top_fraction
+        self.flows, self.top_fraction = flows, top_fraction
 
     def forward(self, features_bhwc: Tensor) -> tuple[Tensor, Tensor]:
         """Score maps (B, h, w), see `stand_out`, and image scores (B,) of feature grids."""
-        maps_bhw = stand_out(score_maps(self.flow, features_bhwc))
+        maps_bhw = stand_out(score_maps(self.flows, features_bhwc))
         return maps_bhw, pool_scores(maps_bhw, self.top_fraction)
 
 
-def build_flow(model: Model, channels: int, seed: int) -> Flow:
-    """An untrained flow as the parameters describe it."""
-    return Flow(channels, model.coupling_steps, model.hidden_ratio, model.coupling, seed)
+def build_flows(model: Model, channels: int, seed: int) -> Flows:
+    """Untrained flows as the parameters describe them, all different, also from those of every other seed."""
+    seeds = range(seed * model.flows, (seed + 1) * model.flows)
+    return Flows([Flow(channels, model.coupling_steps, model.hidden_ratio, model.coupling, each) for each in seeds])
 
 
 def anomaly_score(z_nc: Tensor, logdet_n: Tensor) -> Tensor:
@@ -121,11 +122,14 @@ def anomaly_score(z_nc: Tensor, logdet_n: Tensor) -> Tensor:
     return (tails_nc.sum(dim=1) - logdet_n) / z_nc.shape[1]
 
 
-def score_maps(flow: Flow, features_bhwc: Tensor) -> Tensor:
-    """Anomaly score (B, h, w) of every position of feature grids."""
+def score_maps(flows: Flows, features_bhwc: Tensor) -> Tensor:
+    """Anomaly score (B, h, w) of every position of feature grids, the mean over flows."""
+
+    def mean_score(rows_nc: Tensor) -> Tensor:
+        return torch.stack([anomaly_score(*latents) for latents in flows(rows_nc)]).mean(dim=0)
+
     rows_nc = features_bhwc.reshape(-1, features_bhwc.shape[-1])
-    scores_n = few_at_once(lambda few: anomaly_score(*flow(few)), rows_nc, POSITIONS_AT_ONCE)
-    return scores_n.reshape(features_bhwc.shape[:-1])
+    return few_at_once(mean_score, rows_nc, POSITIONS_AT_ONCE).reshape(features_bhwc.shape[:-1])
 
 
 def stand_out(maps_bhw: Tensor) -> Tensor:

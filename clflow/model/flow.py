@@ -11,6 +11,8 @@ ones (Glow, arXiv 1807.03039) are there for comparison.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -94,3 +96,23 @@ class Flow(nn.Module):
         white_nc, logdet = self.net(z_nc / self.log_scale.exp(), rev=True)
         x_nc = torch.linalg.solve(self.whitening, white_nc, left=False) + self.mean
         return x_nc, (logdet - self.log_scale.sum() - self.whitening_logdet).expand(x_nc.shape[0])
+
+
+class Flows(nn.Module):
+    """Flows of the same features that know nothing of each other, whose scores are averaged (deep ensembles, arXiv
+    1612.01474): where a training ends is chance for a good part, and the mean has less of it."""
+
+    members: list[Flow]
+
+    def __init__(self, members: Sequence[Flow]):
+        super().__init__()
+        self.members = nn.ModuleList(members)  # pyright: ignore[reportAttributeAccessIssue]
+
+    def whiten(self, mean_c: Tensor, covariance_cc: Tensor) -> None:
+        """See `Flow.whiten`."""
+        for flow in self.members:
+            flow.whiten(mean_c, covariance_cc)
+
+    def forward(self, x_nc: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Of each flow, latent (N, C) and log-determinant of the Jacobian (N,) of N positions."""
+        return [flow(x_nc) for flow in self.members]

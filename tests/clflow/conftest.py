@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from clflow.model.backbone import Backbone
-from clflow.model.detector import Detector, FlowScorer, Thresholds, build_flow
+from clflow.model.detector import Detector, FlowScorer, Thresholds, build_flows
 from clflow.model.features import FeatureGrid
 from clflow.model.weights import find_weights
 from clflow.params import load
@@ -24,12 +24,12 @@ def grid() -> FeatureGrid:
 
 @pytest.fixture
 def detector(grid: FeatureGrid) -> Detector:
-    """A detector for 64 pixels whose flow is no longer the identity."""
-    model = load(ROOT / "pipelines" / "demo.yaml").model.model_copy(update={"coupling_steps": 2})
-    flow = build_flow(model, grid.channels, seed=3)
+    """A detector for 64 pixels whose two flows are no longer the identity."""
+    model = load(ROOT / "pipelines" / "demo.yaml").model.model_copy(update={"coupling_steps": 2, "flows": 2})
+    flows = build_flows(model, grid.channels, seed=3)
     with torch.no_grad():
-        for parameter in flow.parameters():
+        for parameter in flows.parameters():
             if parameter.requires_grad:
                 parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
-    scorer = FlowScorer(flow, model.top_fraction)
+    scorer = FlowScorer(flows, model.top_fraction)
     return Detector("clflow", grid, scorer, model, 3, 64, Thresholds(1.5, 2.5, 0.5))

@@ -53,7 +53,7 @@ def params() -> Params:
 
 @pytest.fixture(scope="module")
 def model(params: Params) -> Model:
-    return params.model.model_copy(update={"coupling_steps": 2, "hidden_ratio": 1.0, "top_fraction": 0.1})
+    return params.model.model_copy(update={"coupling_steps": 2, "hidden_ratio": 1.0, "flows": 2, "top_fraction": 0.1})
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +76,14 @@ def test_seed_determines_the_weights(data: FitData, model: Model, loss: Loss, tr
     first, second, other = (run(fit(data, model, loss, train, seed, ALONE), ignore)[0] for seed in (5, 5, 6))
     assert same(first, second)
     assert not same(first, other)
+
+
+def test_each_of_several_flows_is_trained_as_if_alone(data: FitData, model: Model, loss: Loss, train: Train):
+    two, alone = (
+        run(fit(data, model.model_copy(update={"flows": count}), loss, train, 0, ALONE), ignore)[0] for count in (2, 1)
+    )
+    assert same(two.flows.members[0], alone.flows.members[0])
+    assert not same(two.flows.members[0], two.flows.members[1])
 
 
 def test_resumed_run_equals_an_uninterrupted_one(data: FitData, model: Model, loss: Loss, train: Train, tmp_path: Path):

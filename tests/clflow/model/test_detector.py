@@ -16,11 +16,20 @@ from clflow.methods import load_detector
 from clflow.model import detector as detecting
 from clflow.model.detector import Detector, anomaly_score, pool_scores, score_maps, stand_out
 from clflow.model.features import FeatureGrid
-from clflow.model.flow import Flow
+from clflow.model.flow import Flow, Flows
 
 
 def images(count: int = 2) -> torch.Tensor:
     return torch.randint(0, 256, (count, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+
+
+def two_flows() -> Flows:
+    """No longer the identity, either of them."""
+    flows = Flows([Flow(6, coupling_steps=2, hidden_ratio=1.0, coupling="additive", seed=i) for i in range(2)])
+    with torch.no_grad():
+        for flow in flows.members:
+            flow.log_scale.add_(torch.randn(6, generator=torch.Generator().manual_seed(0)))
+    return flows.double()
 
 
 def test_maps_and_scores_have_their_shapes_and_images_do_not_mix(detector: Detector):
@@ -31,13 +40,20 @@ def test_maps_and_scores_have_their_shapes_and_images_do_not_mix(detector: Detec
 
 
 def test_a_few_positions_at_a_time_give_the_scores_of_all(monkeypatch: pytest.MonkeyPatch):
-    flow, calls = Flow(6, coupling_steps=2, hidden_ratio=1.0, coupling="additive", seed=0).double(), []
+    flows, calls = two_flows(), []
     features = torch.randn(5, 4, 8, 6, dtype=torch.float64)
-    whole = score_maps(flow, features)
-    flow.register_forward_hook(lambda module, arguments, output: calls.append(len(arguments[0])))
+    whole = score_maps(flows, features)
+    flows.register_forward_hook(lambda module, arguments, output: calls.append(len(arguments[0])))
     monkeypatch.setattr(detecting, "POSITIONS_AT_ONCE", 60)
-    torch.testing.assert_close(score_maps(flow, features), whole)
+    torch.testing.assert_close(score_maps(flows, features), whole)
     assert calls == [60, 60, 40]
+
+
+def test_a_score_is_the_mean_over_flows():
+    flows, features = two_flows(), torch.randn(3, 4, 8, 6, dtype=torch.float64)
+    first, second = (score_maps(Flows([flow]), features) for flow in flows.members)
+    assert not torch.allclose(first, second)
+    torch.testing.assert_close(score_maps(flows, features), (first + second) / 2)
 
 
 def test_anomaly_score_is_students_likelihood_per_dimension():
@@ -108,7 +124,7 @@ def test_detector_that_saw_other_features_is_refused(detector: Detector, tmp_pat
 def test_detector_of_another_form_is_refused(detector: Detector, tmp_path: Path):
     detector.save(tmp_path)
     weights = load_file(tmp_path / "scorer.safetensors")
-    del weights["flow.log_scale"]  # as if from before there was one
+    del weights["flows.members.1.log_scale"]  # as if from before there was one
     save_file(weights, tmp_path / "scorer.safetensors")
     with pytest.raises(DataError, match="of another form than this version"):
         load_detector(tmp_path)
