@@ -16,13 +16,17 @@ from tests import tiny
 BIN = Path(sys.executable).parent
 
 
+def environment(**variables: str) -> dict[str, str]:
+    """Environment variables of a command: those that are, with this environment's commands first, and these."""
+    return {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", **variables}
+
+
 def run(*command: str, cwd: Path | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run a command of this environment, with these environment variables beside those that are."""
-    environment = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", **variables}
     return subprocess.run(
         [str(BIN / command[0]), *command[1:]],
         cwd=cwd,
-        env=environment,
+        env=environment(**variables),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from clflow.files import read_json
 from pipelines.models import registered_name
 from tests import tiny
 from tests.loopback import free_port
+from tests.pipelines.command import BIN, environment
 from tests.pipelines.trained import Trained
 from tests.waiting import answers, wait_until
 
@@ -26,19 +26,12 @@ def test_mlflow_models_serve_answers_with_the_scores_of_the_benchmark(trained: T
     images = np.stack([np.asarray(Image.open(trained.images / path)) for path in scores["path"]])
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    folder = Path(sys.executable).parent
-    environment = {
-        **os.environ,
-        "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}",
-        "MLFLOW_TRACKING_URI": trained.uri,
-        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
-    }
     reference = f"models:/{registered_name('folder', 'disc')}@champion"
     begin = time.monotonic()
     with (tmp_path / "log.txt").open("w") as log:
         process = subprocess.Popen(
-            [str(folder / "mlflow"), "models", "serve", "-m", reference, "--env-manager", "local", "-p", str(port)],
-            env=environment,
+            [str(BIN / "mlflow"), "models", "serve", "-m", reference, "--env-manager", "local", "-p", str(port)],
+            env=environment(MLFLOW_TRACKING_URI=trained.uri, MLFLOW_ALLOW_PICKLE_DESERIALIZATION="false"),
             stdout=log,
             stderr=subprocess.STDOUT,
             text=True,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from pipelines import cells, fetch, synthesize, tune
 from pipelines.benchmark import prepare
 from pipelines.search import OBJECTIVE, Record, Search, best, present_values, write_found
 from tests import tiny
-from tests.pipelines.command import run
+from tests.pipelines.command import BIN, run
 from tests.waiting import wait_until
 
 SPACE = {
@@ -122,7 +121,7 @@ def test_what_cannot_be_searched_is_one_sentence(workspace: Path, tiny_source: P
 def test_killed_search_goes_on_and_may_be_asked_for_more(workspace: Path, tiny_source: Path):
     params = write(workspace, tiny_source, tune__trials=5, train__steps=200, train__reports=4)
     search = Search.plan(params, "folder", tiny.CATEGORIES, workspace)
-    command = [str(Path(sys.executable).with_name("clflow")), "tune", "--dataset", "folder"]
+    command = [str(BIN / "clflow"), "tune", "--dataset", "folder"]
     process = subprocess.Popen(command, cwd=workspace, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     wait_until(lambda: len(search.records()) >= 2, process)
     process.send_signal(signal.SIGKILL)

@@ -32,6 +32,7 @@ from pipelines.watch import Model, Watch
 from tests import tiny
 from tests.load import load
 from tests.loopback import free_port
+from tests.pipelines.command import BIN
 from tests.pipelines.trained import Trained
 from tests.waiting import wait_until
 
@@ -69,7 +70,7 @@ class Endpoint:
 
 def command(trained: Trained, *options: str) -> list[str]:
     params = str(trained.workspace / "params.yaml")
-    return [str(Path(sys.executable).with_name("clflow")), "serve", "--dataset", "folder", "--params", params, *options]
+    return [str(BIN / "clflow"), "serve", "--dataset", "folder", "--params", params, *options]
 
 
 @contextmanager

@@ -7,7 +7,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import mlflow
@@ -21,6 +20,7 @@ from clflow.params import Params, load
 from pipelines import cells, fetch, synthesize, train
 from pipelines.tracking import Tracker
 from tests import tiny
+from tests.pipelines.command import BIN
 from tests.waiting import wait_until
 
 
@@ -62,7 +62,7 @@ def logs(workspace: Path) -> list[Path]:
 
 
 def start(workspace: Path) -> subprocess.Popen[str]:
-    command = [str(Path(sys.executable).with_name("clflow")), "train", "--dataset", "folder"]
+    command = [str(BIN / "clflow"), "train", "--dataset", "folder"]
     return subprocess.Popen(
         command, cwd=workspace, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
