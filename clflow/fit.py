@@ -22,10 +22,10 @@ from clflow.model.detector import FlowScorer, Thresholds, build_flows
 from clflow.model.flow import Flows
 from clflow.model.losses import (
     box_contrast,
+    hardest_mean,
     likelihood_margin,
     negative_log_likelihood,
     proxy_classification,
-    with_hardest,
 )
 from clflow.precision import computes_bfloat16
 from clflow.sections import Loss, Model, Train
@@ -218,7 +218,10 @@ def _loss_terms_of_one(z_nc: Tensor, logdet_n: Tensor, batch: _Batch, loss: Loss
     unlikely_n = negative_log_likelihood(z_nc, logdet_n)
     normal_n = unlikely_n[: batch.normals]
     terms = {"likelihood": normal_n.mean()}
-    total = with_hardest(normal_n, loss.hardest, loss.hardest_fraction)
+    total = terms["likelihood"]
+    if loss.hardest > 0:
+        terms["hardest"] = hardest_mean(normal_n, loss.hardest_fraction)
+        total = (1 - loss.hardest) * total + loss.hardest * terms["hardest"]
     if batch.pairs:
         shape = (3, batch.pairs, -1)
         box, box_anomalous, _ = z_nc[batch.normals :].reshape(*shape, z_nc.shape[1])

@@ -117,9 +117,9 @@ def test_synthetic_anomalies_are_learned_only_where_their_losses_are_on(
     poisoned = FitData(**{**vars(data), "synthetic": np.full_like(data.synthetic, np.nan)})
     flow, history = run(fit(poisoned, model, plain, train, 0, ALONE), ignore)
     assert same(flow, run(fit(data, model, plain, train, 0, ALONE), ignore)[0])
-    assert not {"contrast", "negatives", "proxy"} & history[-1].keys()
+    assert not {"hardest", "contrast", "negatives", "proxy"} & history[-1].keys()
     with_both = run(fit(data, model, loss, train, 0, ALONE), ignore)[1]
-    assert {"likelihood", "contrast", "negatives", "proxy", "validation"} <= with_both[-1].keys()
+    assert {"likelihood", "hardest", "contrast", "negatives", "proxy", "validation"} <= with_both[-1].keys()
 
 
 def test_training_lowers_the_loss_and_separates(data: FitData, model: Model, loss: Loss, train: Train):

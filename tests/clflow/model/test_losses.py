@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from clflow.model.losses import (
     box_contrast,
+    hardest_mean,
     likelihood_margin,
     negative_log_likelihood,
     proxy_classification,
-    with_hardest,
 )
 
 
@@ -27,25 +27,22 @@ def test_first_loss_is_the_gaussian_likelihood_per_dimension():
 
 def test_hardest_are_the_least_likely_share_of_positions():
     unlikely = torch.tensor([3.0, -1.0, 0.0, 10.0, 2.0, 1.0, 4.0, -3.0, 5.0, -1.0], requires_grad=True)
-    assert with_hardest(unlikely, 0.0, 0.2).item() == pytest.approx(2)
-    assert with_hardest(unlikely, 1.0, 0.2).item() == pytest.approx(7.5)
-    with_hardest(unlikely, 0.5, 0.2).backward()
+    assert hardest_mean(unlikely, 0.2).item() == pytest.approx(7.5)
+    assert hardest_mean(unlikely, 0.01).item() == pytest.approx(10)
+    hardest_mean(unlikely, 0.2).backward()
     assert unlikely.grad is not None
-    expected = torch.full((10,), 0.05)
-    expected[[3, 8]] += 0.25
+    expected = torch.zeros(10)
+    expected[[3, 8]] = 0.5
     torch.testing.assert_close(unlikely.grad, expected)
 
 
 @given(
     scores=st.lists(st.floats(-10, 10, width=32), min_size=1, max_size=50),
-    shares=st.tuples(st.floats(0, 1), st.floats(0, 1)),
-    fraction=st.floats(0.01, 1),
+    fractions=st.tuples(st.floats(0.01, 1), st.floats(0.01, 1)),
 )
-def test_hardest_lie_between_the_mean_and_the_most_unlikely(
-    scores: list[float], shares: tuple[float, float], fraction: float
-):
+def test_hardest_lie_between_the_mean_and_the_most_unlikely(scores: list[float], fractions: tuple[float, float]):
     unlikely = torch.tensor(scores, dtype=torch.float64)
-    less, more = (with_hardest(unlikely, share, fraction).item() for share in sorted(shares))
+    less, more = (hardest_mean(unlikely, fraction).item() for fraction in sorted(fractions, reverse=True))
     assert unlikely.mean().item() - 1e-9 <= less <= more + 1e-9
     assert more <= unlikely.max().item() + 1e-9
 
