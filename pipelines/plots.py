@@ -22,7 +22,7 @@ from pipelines.cells import Cell
 _BINS = 20
 _KINDS = ("normal", "defective", "held-out normal", "synthetic")
 # Okabe and Ito's palette: told apart by the colour-blind too.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 _STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
@@ -124,7 +124,8 @@ def image_auroc_figure(board: pd.DataFrame) -> Figure:
     datasets = {dataset: board.loc[board["dataset"] == dataset] for dataset in board["dataset"].unique()}
     methods = list(board["method"].unique())
     widths = [rows["category"].nunique() + 1 for rows in datasets.values()]
-    figure = Figure(figsize=(max(4.5, 1.2 + 0.5 * sum(widths)), 3.8), layout="constrained")
+    apart = min(0.22, 0.8 / len(methods))  # of a category's width, so that no point comes to lie in the next one's
+    figure = Figure(figsize=(max(5.5, 1.2 + max(0.5, 0.13 * len(methods)) * sum(widths)), 4), layout="constrained")
     panels = figure.subplots(1, len(datasets), sharey=True, squeeze=False, width_ratios=widths)[0]
     for panel, (dataset, rows) in zip(panels, datasets.items(), strict=True):
         categories = list(rows["category"].unique())
@@ -132,7 +133,7 @@ def image_auroc_figure(board: pd.DataFrame) -> Figure:
             of_method = rows.loc[rows["method"] == method]
             place = [categories.index(category) for category in of_method["category"]]
             panel.errorbar(
-                np.array(place) + 0.22 * (number - (len(methods) - 1) / 2),
+                np.array(place) + apart * (number - (len(methods) - 1) / 2),
                 100 * of_method["image_auroc_mean"],
                 yerr=100 * of_method["image_auroc_std"].fillna(0),
                 **{"fmt": "o", "markersize": 4.5, "elinewidth": 1.2, "capsize": 2},
@@ -144,7 +145,7 @@ def image_auroc_figure(board: pd.DataFrame) -> Figure:
         panel.grid(axis="x", visible=False)
         panel.set_title(dataset)
     panels[0].set_ylabel("image AUROC in %, ± std over seeds")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper right", ncols=len(methods))
+    _legend(figure, panels, loc="outside upper right", ncols=3)
     return figure
 
 
@@ -188,7 +189,7 @@ def history_figure(history: pd.DataFrame) -> Figure:
         _learning_curves(panel, history, quantity)
     for panel in panels[len(quantities) :]:
         panel.set_visible(False)
-    _legend(figure, panels, loc="outside upper right", ncols=len(_COLOURS))
+    _legend(figure, panels, loc="outside upper right", ncols=5)
     return figure
 
 
