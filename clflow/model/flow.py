@@ -106,6 +106,7 @@ class Flows(nn.Module):
 
     def __init__(self, members: Sequence[Flow]):
         super().__init__()
+        # A ModuleList does not tell the type of its modules, which the annotation above does.
         self.members = nn.ModuleList(members)  # pyright: ignore[reportAttributeAccessIssue]
 
     def whiten(self, mean_c: Tensor, covariance_cc: Tensor) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from clflow.params import load
 from pipelines import fetch, synthesize
 from tests import tiny
 from tests.loopback import free_port
-from tests.pipelines.command import BIN, run
+from tests.pipelines.command import BIN, environment, run
 from tests.waiting import wait_until
 
 
@@ -39,7 +38,7 @@ def address(home: Path) -> Iterator[str]:
                 *("start", "--head", "--block", f"--port={port}", "--num-cpus=1", f"--temp-dir={home / 'ray'}"),
                 *("--include-dashboard=false", "--disable-usage-stats"),
             ],
-            env={**os.environ, "HOME": str(home), "RAY_AUTH_MODE": "token"},
+            env=environment(HOME=str(home), RAY_AUTH_MODE="token"),
             stdout=output,
             stderr=subprocess.STDOUT,
             text=True,
