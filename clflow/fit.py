@@ -223,9 +223,9 @@ def _loss_terms_of_one(z_nc: Tensor, logdet_n: Tensor, batch: _Batch, loss: Loss
         terms["hardest"] = hardest_mean(normal_n, loss.hardest_fraction)
         total = (1 - loss.hardest) * total + loss.hardest * terms["hardest"]
     if batch.pairs:
-        shape = (3, batch.pairs, -1)
-        box, box_anomalous, _ = z_nc[batch.normals :].reshape(*shape, z_nc.shape[1])
-        anomalous_n = unlikely_n[batch.normals :].reshape(shape)[2].flatten()
+        shape = (4, batch.pairs, -1)
+        box, box_anomalous, *_ = z_nc[batch.normals :].reshape(*shape, z_nc.shape[1])
+        *_, anomalous_n, surrounding_n = unlikely_n[batch.normals :].reshape(*shape[:1], -1)
         if loss.contrast > 0:
             terms["contrast"] = box_contrast(box, box_anomalous)
             total = total + loss.contrast * terms["contrast"]
@@ -237,13 +237,16 @@ def _loss_terms_of_one(z_nc: Tensor, logdet_n: Tensor, batch: _Batch, loss: Loss
                 normal_n, anomalous_n, loss.smoothing, loss.boundary_quantile, loss.temperature
             )
             total = total + loss.proxy * terms["proxy"]
+        if loss.surroundings > 0:
+            terms["surroundings"] = surrounding_n.mean()
+            total = total + loss.surroundings * terms["surroundings"]
     return terms | {"loss": total}
 
 
 @dataclass(frozen=True)
 class _Batch:
-    """Positions as rows: ``normals`` of normal images, then for each pair as many of its box in the original, of the
-    same box in the synthetic image, and of the anomaly itself."""
+    """Positions as rows: ``normals`` of normal images, then for each pair as many of its box in the original, and in
+    the synthetic image of the same box, of the anomaly itself, and of its surroundings."""
 
     features: Tensor
     normals: int
@@ -261,7 +264,7 @@ class _Batches:
         self.positions = data.normal.shape[1] * data.normal.shape[2]
         self.normal, self.synthetic = (_rows(features, worker.device) for features in (data.normal, data.synthetic))
         self.boxes = [_box_positions(box, data.normal.shape[2]) for box in data.boxes]
-        self.anomalies = data.places()
+        self.anomalies, self.surroundings = data.places(), data.surrounding_places()
 
     def draw(self, step: int, pairs: bool) -> _Batch:
         rng = np.random.default_rng([self.seed, step])
@@ -270,13 +273,15 @@ class _Batches:
         normals, count = len(rows[0]), 0
         if pairs:
             chosen = rng.integers(len(self.synthetic) // self.positions, size=self.train.pairs)
-            box = self._positions(rng, self.boxes, chosen)
-            anomaly = self._positions(rng, self.anomalies, chosen)
-            chosen, box, anomaly = chosen[share], box[share], anomaly[share]
+            box, anomaly, surroundings = (
+                self._positions(rng, places, chosen)[share]
+                for places in (self.boxes, self.anomalies, self.surroundings)
+            )
+            chosen = chosen[share]
             count = len(chosen)
             rows.append(_take(self.normal, (self.data.original[chosen, None] * self.positions + box).ravel()))
-            for inside in (box, anomaly):
-                rows.append(_take(self.synthetic, (chosen[:, None] * self.positions + inside).ravel()))
+            for places in (box, anomaly, surroundings):
+                rows.append(_take(self.synthetic, (chosen[:, None] * self.positions + places).ravel()))
         return _Batch(torch.cat(rows).to(self.worker.device).float(), normals, count)
 
     def _positions(self, rng: np.random.Generator, places: list[np.ndarray], chosen: np.ndarray) -> np.ndarray:

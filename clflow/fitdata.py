@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from scipy import ndimage
 
 from clflow.cache import FeatureCache
 from clflow.data.images import read_mask
@@ -29,6 +31,8 @@ FEATURE_CODE = (
     "cache.py",
     "score.py",
 )
+
+_SEEN = 8  # positions from which an anomaly is still seen by the coarse levels
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,10 @@ class FitData:
     def places(self) -> list[np.ndarray]:
         """Positions of each synthetic anomaly, flat."""
         return [np.flatnonzero(_anomalous(coverage)) for coverage in self.coverage]
+
+    def surrounding_places(self) -> list[np.ndarray]:
+        """Positions of each synthetic image that its anomaly does not touch but their features may see, flat."""
+        return [np.flatnonzero(_beside(coverage)) for coverage in self.coverage]
 
     def held_out_masks(self) -> np.ndarray:
         """Bool (k + j, h, w): where the held-out normal images and after them the anomalous ones are anomalous."""
@@ -129,6 +137,13 @@ def load_fit_data(
 def _anomalous(coverage_hw: np.ndarray) -> np.ndarray:
     """Positions that are anomalous for the most part; a defect smaller than that has the one it covers most."""
     return coverage_hw >= min(0.5, coverage_hw.max())
+
+
+def _beside(coverage_hw: np.ndarray) -> np.ndarray:
+    """Positions so near an anomaly that they see it, but no part of it; where it reaches all, what it covers least."""
+    untouched = coverage_hw == coverage_hw.min()
+    distance: Any = ndimage.distance_transform_edt(untouched)
+    return untouched & (distance <= _SEEN)
 
 
 def _coverage(path: Path, size: int, h: int, w: int) -> np.ndarray:

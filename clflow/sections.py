@@ -132,7 +132,8 @@ class Model(Section):
 class Loss(Section):
     """The likelihood of normal positions, and weights of CL-Flow's terms beside it; zero switches one off.
 
-    The share ``hardest`` of the likelihood is that of a step's least likely ``hardest_fraction`` of positions alone.
+    The share ``hardest`` of the likelihood is that of a step's least likely ``hardest_fraction`` of positions alone;
+    ``surroundings`` weighs that of positions beside synthetic anomalies, which see them but are normal.
     Before the share ``start`` of the steps, only the likelihood is trained, so that the flow knows what is normal
     before it learns what is not."""
 
@@ -141,6 +142,7 @@ class Loss(Section):
     contrast: Weight
     negatives: Weight
     proxy: Weight
+    surroundings: Weight
     start: Annotated[float, Field(ge=0, lt=1)]
     smoothing: Annotated[float, Field(gt=0, lt=1)]
     boundary_quantile: Fraction
@@ -149,11 +151,12 @@ class Loss(Section):
 
     def needs_anomalies(self) -> bool:
         """Whether any term learns from synthetic anomalies."""
-        return max(self.contrast, self.negatives, self.proxy) > 0
+        return max(self.contrast, self.negatives, self.proxy, self.surroundings) > 0
 
     def likelihood_alone(self) -> Loss:
         """The likelihood of all normal positions alike, and nothing else."""
-        return self.model_copy(update={"hardest": 0.0, "contrast": 0.0, "negatives": 0.0, "proxy": 0.0})
+        beside = ("hardest", "contrast", "negatives", "proxy", "surroundings")
+        return self.model_copy(update=dict.fromkeys(beside, 0.0))
 
 
 class Train(Section):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -117,9 +118,50 @@ def test_synthetic_anomalies_are_learned_only_where_their_losses_are_on(
     poisoned = FitData(**{**vars(data), "synthetic": np.full_like(data.synthetic, np.nan)})
     flow, history = run(fit(poisoned, model, plain, train, 0, ALONE), ignore)
     assert same(flow, run(fit(data, model, plain, train, 0, ALONE), ignore)[0])
-    assert not {"hardest", "contrast", "negatives", "proxy"} & history[-1].keys()
+    assert not {"hardest", "contrast", "negatives", "proxy", "surroundings"} & history[-1].keys()
     with_both = run(fit(data, model, loss, train, 0, ALONE), ignore)[1]
-    assert {"likelihood", "hardest", "contrast", "negatives", "proxy", "validation"} <= with_both[-1].keys()
+    terms = {"likelihood", "hardest", "contrast", "negatives", "proxy", "surroundings", "validation"}
+    assert terms <= with_both[-1].keys()
+
+
+def test_the_surroundings_of_an_anomaly_are_learned_as_normal(data: FitData, model: Model, loss: Loss, train: Train):
+    """What is beside an anomaly has other features because they see it, and should not be taken for anomalous."""
+    touched = data.coverage > 0
+    synthetic = data.synthetic.copy()
+    synthetic[~touched, :3] += 2
+    beside = FitData(**{**vars(data), "synthetic": synthetic})
+    longer = train.model_copy(update={"steps": 60})
+
+    def outlined(surroundings: float) -> float:
+        """How far what is beside an anomaly stands out from normal images, of how far the anomaly does."""
+        weighed = loss.model_copy(update={"surroundings": surroundings})
+        scorer, _ = run(fit(beside, model, weighed, longer, 0, ALONE), ignore)
+        normal, found = (score_features(scorer, x, ALONE.device)[0] for x in (data.held_out_normal, synthetic))
+        anomaly, around = (found[torch.from_numpy(where)].mean() for where in (touched, ~touched))
+        return ((around - normal.mean()) / (anomaly - normal.mean())).item()
+
+    assert outlined(surroundings=1.0) < 0.7 * outlined(surroundings=0.0)
+
+
+@pytest.mark.parametrize(
+    ("touched", "beside"),
+    [
+        (lambda row, column: row + column == 0, lambda row, column: (row + column > 0) & (np.hypot(row, column) <= 8)),
+        (lambda row, column: column >= 4, lambda row, column: column < 4),
+    ],
+)
+def test_surroundings_are_near_an_anomaly_but_untouched(data: FitData, touched: Callable, beside: Callable):
+    coverage = np.fromfunction(touched, (20, 20)).astype(np.float32) * 0.01
+    covered = FitData(**{**vars(data), "coverage": coverage[None]})
+    (places,) = covered.surrounding_places()
+    np.testing.assert_array_equal(places, np.flatnonzero(np.fromfunction(beside, (20, 20))))
+
+
+def test_an_anomaly_that_reaches_every_position_has_surroundings(data: FitData):
+    coverage = np.stack([np.full((3, 3), 0.5), np.linspace(0.1, 1, 9).reshape(3, 3)]).astype(np.float32)
+    everywhere, least = FitData(**{**vars(data), "coverage": coverage}).surrounding_places()
+    assert len(everywhere) > 0
+    np.testing.assert_array_equal(least, [0])
 
 
 def test_training_lowers_the_loss_and_separates(data: FitData, model: Model, loss: Loss, train: Train):
