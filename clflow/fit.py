@@ -223,9 +223,8 @@ def _loss_terms_of_one(z_nc: Tensor, logdet_n: Tensor, batch: _Batch, loss: Loss
         terms["hardest"] = hardest_mean(normal_n, loss.hardest_fraction)
         total = (1 - loss.hardest) * total + loss.hardest * terms["hardest"]
     if batch.pairs:
-        shape = (4, batch.pairs, -1)
-        box, box_anomalous, *_ = z_nc[batch.normals :].reshape(*shape, z_nc.shape[1])
-        *_, anomalous_n, surrounding_n = unlikely_n[batch.normals :].reshape(*shape[:1], -1)
+        box, box_anomalous, *_ = z_nc[batch.normals :].reshape(4, batch.pairs, -1, z_nc.shape[1])
+        *_, anomalous_n, surroundings_n = unlikely_n[batch.normals :].chunk(4)
         if loss.contrast > 0:
             terms["contrast"] = box_contrast(box, box_anomalous)
             total = total + loss.contrast * terms["contrast"]
@@ -238,7 +237,7 @@ def _loss_terms_of_one(z_nc: Tensor, logdet_n: Tensor, batch: _Batch, loss: Loss
             )
             total = total + loss.proxy * terms["proxy"]
         if loss.surroundings > 0:
-            terms["surroundings"] = surrounding_n.mean()
+            terms["surroundings"] = surroundings_n.mean()
             total = total + loss.surroundings * terms["surroundings"]
     return terms | {"loss": total}
 
