@@ -18,10 +18,10 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from clflow.chunks import images_at_once
 from clflow.data.images import squash
 from clflow.errors import ClflowError, DataError, ParameterError
 from clflow.files import folder_atomically, read_json, write_json
-from clflow.model.cpu import images_at_once
 from clflow.model.detector import Detector, Thresholds
 from clflow.precision import computes_bfloat16
 from clflow.score import upsample_maps

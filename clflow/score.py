@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clflow.ahead import ahead
 from clflow.data.images import read_image
+from clflow.prefetch import ahead
 
 
 def image_batches(paths: Sequence[Path], size: int, batch: int) -> Iterator[Tensor]:

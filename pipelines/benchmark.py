@@ -10,9 +10,9 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
+from clflow.config.params import load
 from clflow.errors import ParameterError
 from clflow.files import write_atomically
-from clflow.params import load
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 _PATHS = (("synthesis", "textures"), ("model", "weights"), ("resources", "storage"))

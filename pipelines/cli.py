@@ -11,8 +11,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from clflow.config.params import Params, load
 from clflow.errors import ClflowError
-from clflow.params import Params, load
 
 # Libraries are imported inside the verbs: `clflow fetch` must not wait for torch, Ray and MLflow.
 
@@ -32,7 +32,7 @@ DEFAULT = Path("params.yaml")
 @app.command()
 def fetch(dataset: DatasetName, params: ParamsFile = DEFAULT) -> None:
     """Bring a dataset's images here, verified, with a manifest."""
-    from pipelines import fetch as stage
+    from pipelines.stages import fetch as stage
 
     stage.run(*_workspace(params, dataset))
 
@@ -40,7 +40,7 @@ def fetch(dataset: DatasetName, params: ParamsFile = DEFAULT) -> None:
 @app.command()
 def synthesize(dataset: DatasetName, params: ParamsFile = DEFAULT) -> None:
     """Make synthetic anomalies with masks and boxes, and a contact sheet per category."""
-    from pipelines import synthesize as stage
+    from pipelines.stages import synthesize as stage
 
     stage.run(*_workspace(params, dataset))
 
@@ -52,7 +52,7 @@ def train(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
 ) -> None:
     """Train the cells that are missing, as many at once as fit."""
-    from pipelines import train as stage
+    from pipelines.stages import train as stage
 
     arguments = _workspace(params, dataset)
     if dry_run:
@@ -71,7 +71,7 @@ def tune(
     params: ParamsFile = DEFAULT,
 ) -> None:
     """Search better parameters on validation data; what is found becomes a file that params.yaml can name."""
-    from pipelines import tune as stage
+    from pipelines.stages import tune as stage
 
     loaded, dataset, workspace = _workspace(params, dataset)
     stage.run(loaded, dataset, workspace, _categories(loaded, dataset, category), each, trials, timeout)
@@ -80,7 +80,7 @@ def tune(
 @app.command()
 def evaluate(dataset: DatasetName, params: ParamsFile = DEFAULT) -> None:
     """Score the test images with every trained cell."""
-    from pipelines import evaluate as stage
+    from pipelines.stages import evaluate as stage
 
     stage.run(*_workspace(params, dataset))
 
@@ -91,7 +91,7 @@ def aggregate(
     allow_missing: Annotated[bool, typer.Option("--allow-missing", help="Leave out cells without scores.")] = False,
 ) -> None:
     """Compute all metrics from the stored scores."""
-    from pipelines import aggregate as stage
+    from pipelines.stages import aggregate as stage
 
     loaded, workspace = _load(params)
     stage.run(loaded, workspace, allow_missing)
@@ -100,7 +100,7 @@ def aggregate(
 @app.command()
 def report(params: ParamsFile = DEFAULT) -> None:
     """Write leaderboard, plots and galleries, and bring the results to MLflow."""
-    from pipelines import report as stage
+    from pipelines.stages import report as stage
 
     loaded, workspace = _load(params)
     stage.run(loaded, workspace)
@@ -115,7 +115,7 @@ def predict(
     table_format: Annotated[Literal["csv", "parquet"], typer.Option("--format", help="Of the table.")] = "csv",
 ) -> None:
     """Score new images: table with verdicts, heat maps. Exit code 2 if some could not be read; the others are done."""
-    from pipelines import predict as verb
+    from pipelines.inference import predict as verb
 
     verb.run(model, images, out, table_format)
 
@@ -127,7 +127,7 @@ def export(
     to: Annotated[Literal["onnx", "openvino", "torch"], typer.Option("--format")] = "openvino",
 ) -> None:
     """Write a detector as one graph, from pixels to scores, verdicts and maps, verified against the detector."""
-    from pipelines import export as verb
+    from pipelines.inference import export as verb
 
     verb.run(model, out, to)
 
@@ -141,7 +141,7 @@ def serve(
     params: ParamsFile = DEFAULT,
 ) -> None:
     """Answer over HTTP with the champions of a dataset's categories, until it is told to stop."""
-    from pipelines import serve as verb
+    from pipelines.inference import serve as verb
 
     loaded, dataset, workspace = _workspace(params, dataset)
     verb.run(loaded, dataset, workspace, _categories(loaded, dataset, category), host, port)
@@ -153,7 +153,7 @@ def drift(
     params: ParamsFile = DEFAULT,
 ) -> None:
     """Test whether recent scores have moved from those of training. Exit code 1 if any category has."""
-    from pipelines import drift as verb
+    from pipelines.inference import drift as verb
 
     loaded, _ = _load(params)
     raise typer.Exit(1 if verb.run(folder, loaded.watching) else 0)
@@ -162,8 +162,8 @@ def drift(
 @app.command()
 def sync(params: ParamsFile = DEFAULT) -> None:
     """Bring to MLflow what it missed while it could not be reached."""
-    from pipelines import cells
-    from pipelines.tracking import Tracker
+    from pipelines.tracking.tracker import Tracker
+    from pipelines.workspace import cells
 
     loaded, workspace = _load(params)
     wanted = cells.plan(loaded, workspace)
@@ -193,7 +193,7 @@ def promote(
     else:
         loaded, dataset, workspace = _workspace(params, dataset)
         wanted = {dataset: _categories(loaded, dataset, category)}
-    from pipelines import promote as stage
+    from pipelines.stages import promote as stage
 
     stage.run(loaded, wanted, workspace, source, dry_run)
 
@@ -207,7 +207,7 @@ def rollback(
     """Make the version champion again that the present champion replaced."""
     loaded, dataset, workspace = _workspace(params, dataset)
     (category,) = _categories(loaded, dataset, [category])
-    from pipelines import promote as stage
+    from pipelines.stages import promote as stage
 
     stage.rollback(dataset, category, workspace)
 
@@ -246,9 +246,9 @@ def bench(
     loaded, dataset, workspace = _workspace(params, dataset)
     (category,) = _categories(loaded, dataset, [category])
     if growth:
-        from pipelines import growth as verb
+        from pipelines.costs import scaling as verb
     else:
-        from pipelines import bench as verb
+        from pipelines.costs import bench as verb
 
     verb.run(loaded, dataset, category, workspace, out)
 
@@ -263,7 +263,7 @@ def bench_accelerator(
     """Measure what training and inference take on this machine's first CUDA device, and what limits them there."""
     loaded, dataset, workspace = _workspace(params, dataset)
     categories = _categories(loaded, dataset, category)
-    from pipelines import accelerator as verb
+    from pipelines.costs import accelerator as verb
 
     verb.run(loaded, dataset, categories, workspace, out)
 

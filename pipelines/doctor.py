@@ -10,10 +10,10 @@ from pathlib import Path
 import requests
 from rich.console import Console
 
+from clflow.config.params import Params
 from clflow.data.catalogue import find
 from clflow.data.fetch import cache_folder
 from clflow.errors import ClflowError
-from clflow.params import Params
 
 _CATEGORY_GB = 0.5  # 0.33 of images in MVTec AD's 15 categories (4.9 GB); the rest for cells, scores and models
 
@@ -42,7 +42,7 @@ def examine(params: Params, workspace: Path) -> int:
 
 
 def _resources(params: Params, workspace: Path) -> Iterator[str]:
-    from pipelines import cluster
+    from pipelines.compute import cluster
 
     with cluster.session(params.resources):
         yield f"{cluster.concurrent_cells(params.resources)} cells at once, GPUs: {cluster.has_gpus()}"
@@ -78,8 +78,8 @@ def _methods(params: Params, workspace: Path) -> Iterator[str]:
 
 
 def _weights(params: Params, workspace: Path) -> Iterator[str]:
-    from clflow.model.backbone import Backbone
-    from clflow.model.weights import find_weights
+    from clflow.features.backbone import Backbone
+    from clflow.features.weights import find_weights
 
     wanted = [
         params.for_category(dataset, category, method).model
@@ -127,7 +127,7 @@ def _link(url: str) -> str:
 
 
 def _tracking(params: Params, workspace: Path) -> Iterator[str]:
-    from pipelines.tracking import Tracker
+    from pipelines.tracking.tracker import Tracker
 
     tracker = Tracker.connect(params, workspace)
     tracker.require()

@@ -11,7 +11,7 @@ import pytest
 from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
-from clflow.params import load
+from clflow.config.params import load
 from pipelines.cli import app
 from tests import tiny
 from tests.pipelines.command import BIN

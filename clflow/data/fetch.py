@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import pandas as pd
 from filelock import FileLock
 
+from clflow.config.schema import Dataset
 from clflow.data import demo
 from clflow.data.archive import extract
 from clflow.data.catalogue import Archive, Entry, check_categories, find
@@ -26,7 +27,6 @@ from clflow.data.layout import scan
 from clflow.data.manifest import FILE, read_manifest, write_manifest
 from clflow.errors import DataError, ParameterError
 from clflow.files import TEMPORARY, file_sha256, fingerprint, read_json, write_json
-from clflow.sections import Dataset
 
 _RECORD_VERSION = 1
 

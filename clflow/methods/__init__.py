@@ -9,16 +9,16 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from clflow.config.params import TUNED, VARIANT
+from clflow.config.schema import Model
 from clflow.errors import DataError, ParameterError, WeightsError
+from clflow.features.extraction import Features
+from clflow.features.weights import find_weights
 from clflow.files import read_json
 from clflow.methods.flow import FlowMethod
 from clflow.methods.peers import FastFlow, PaDiM, PatchCore
 from clflow.methods.protocol import Method
 from clflow.model.detector import CONFIG_FILE, WEIGHTS_FILE, Detector, Thresholds
-from clflow.model.features import Features
-from clflow.model.weights import find_weights
-from clflow.params import TUNED, VARIANT
-from clflow.sections import Model
 
 METHODS: dict[str, Method] = {
     method.name: method

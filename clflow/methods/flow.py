@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from clflow.fit import Training, Worker, fit, thresholds
-from clflow.fitdata import FitData
-from clflow.model.backbone import Backbone
+from clflow.config.params import Params
+from clflow.config.schema import Model
+from clflow.features.backbone import Backbone
+from clflow.features.extraction import FeatureGrid, Features
+from clflow.features.weights import Weights
 from clflow.model.detector import Detector, FlowScorer, build_flows
-from clflow.model.features import FeatureGrid, Features
-from clflow.model.weights import Weights
-from clflow.params import Params
-from clflow.sections import Model
+from clflow.training.data import FitData
+from clflow.training.loop import Training, Worker, fit, thresholds
 
 
 @dataclass(frozen=True)

@@ -20,16 +20,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from clflow.config.params import Params
+from clflow.config.schema import Model
 from clflow.errors import DivergenceError, ParameterError
-from clflow.fit import VALIDATION, Training, Worker, thresholds, validate
-from clflow.fitdata import FitData
-from clflow.model.backbone import Backbone
+from clflow.features.backbone import Backbone
+from clflow.features.extraction import Features, Levels
+from clflow.features.weights import Weights
 from clflow.model.detector import Detector
-from clflow.model.features import Features, Levels
-from clflow.model.weights import Weights
-from clflow.params import Params
 from clflow.randomness import seeded
-from clflow.sections import Model
+from clflow.training.data import FitData
+from clflow.training.loop import VALIDATION, Training, Worker, thresholds, validate
 
 _BATCH = 32
 _FEW = 0.1  # of all rows: below it, picking them out is faster than a product with all

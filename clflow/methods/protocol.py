@@ -7,13 +7,13 @@ from typing import Protocol
 
 from torch import nn
 
-from clflow.fit import Training, Worker
-from clflow.fitdata import FitData
+from clflow.config.params import Params
+from clflow.config.schema import Model
+from clflow.features.extraction import Features
+from clflow.features.weights import Weights
 from clflow.model.detector import Detector
-from clflow.model.features import Features
-from clflow.model.weights import Weights
-from clflow.params import Params
-from clflow.sections import Model
+from clflow.training.data import FitData
+from clflow.training.loop import Training, Worker
 
 
 class Method(Protocol):

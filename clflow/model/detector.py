@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from clflow.chunks import POSITIONS_AT_ONCE, few_at_once
+from clflow.config.schema import Model
+from clflow.features.extraction import Features
 from clflow.files import write_json
-from clflow.model.cpu import POSITIONS_AT_ONCE, few_at_once
-from clflow.model.features import Features
 from clflow.model.flow import Flow, Flows
-from clflow.sections import Model
 
 WEIGHTS_FILE = "scorer.safetensors"
 CONFIG_FILE = "config.json"

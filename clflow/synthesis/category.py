@@ -16,13 +16,13 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from clflow.config.params import Params
+from clflow.config.schema import Synthesis
 from clflow.data.images import EXTENSIONS, read_image
 from clflow.data.manifest import data_hash, split_normals
 from clflow.errors import DataError
 from clflow.files import file_sha256, fingerprint, folder_atomically, write_json
-from clflow.params import Params
 from clflow.provenance import source_hash
-from clflow.sections import Synthesis
 from clflow.synthesis.foreground import foreground, shows_object
 from clflow.synthesis.recipe import Synthetic, synthesize
 from clflow.synthesis.sheet import contact_sheet

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from clflow.config.schema import Synthesis
 from clflow.errors import DataError
-from clflow.sections import Synthesis
 from clflow.synthesis import blending, sources
 from clflow.synthesis.shapes import LINES, SHAPES
 from clflow.synthesis.sources import Normal

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from clflow.model.backbone import Backbone
+from clflow.config.params import load
+from clflow.features.backbone import Backbone
+from clflow.features.extraction import FeatureGrid
+from clflow.features.weights import find_weights
 from clflow.model.detector import Detector, FlowScorer, Thresholds, build_flows
-from clflow.model.features import FeatureGrid
-from clflow.model.weights import find_weights
-from clflow.params import load
 
 ROOT = Path(__file__).parents[2]
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from clflow.params import load
-from pipelines import cluster
+from clflow.config.params import load
+from pipelines.compute import cluster
 from tests import tiny
 from tests.pipelines.command import benchmark
 from tests.pipelines.trained import Trained

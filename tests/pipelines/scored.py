@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from clflow import params as parameters
+from clflow.config import params as parameters
+from clflow.config.params import Params
 from clflow.data.manifest import category_rows, read_manifest, write_manifest
 from clflow.files import fingerprint, write_json
-from clflow.params import Params
-from pipelines.cells import Cell
+from pipelines.workspace.cells import Cell
 
 SIZE = 32
 NORMAL, DEFECTIVE = 6, 6  # test images of each category

@@ -7,7 +7,8 @@ import pytest
 from ruamel.yaml import YAML
 
 from clflow.synthesis import category
-from pipelines import cells, evaluate
+from pipelines.stages import evaluate
+from pipelines.workspace import cells
 
 ROOT = Path(__file__).parents[2]
 STAGES: dict[str, Any] = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]

@@ -12,11 +12,12 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from clflow.config.params import load
 from clflow.files import read_json
-from clflow.params import load
-from pipelines import cells, doctor
-from pipelines.aggregate import LEADERBOARD_COLUMNS
+from pipelines import doctor
 from pipelines.benchmark import prepare
+from pipelines.stages.aggregate import LEADERBOARD_COLUMNS
+from pipelines.workspace import cells
 from tests import tiny
 from tests.pipelines.command import refusal, run
 

@@ -10,10 +10,10 @@ import pandas as pd
 from mlflow import MlflowClient
 from ruamel.yaml import YAML
 
-from clflow.params import Params, load
-from pipelines import cells
-from pipelines.cells import Cell
-from pipelines.models import CHAMPION, registered_name, tracking_uri
+from clflow.config.params import Params, load
+from pipelines.registry.locate import CHAMPION, registered_name, tracking_uri
+from pipelines.workspace import cells
+from pipelines.workspace.cells import Cell
 from tests import tiny
 
 

@@ -11,21 +11,21 @@ import pandas as pd
 import pytest
 import torch
 
-from clflow.cache import FeatureCache
+from clflow.config.params import Params, load
 from clflow.data.images import read_image
 from clflow.data.layout import scan
 from clflow.data.manifest import category_rows
 from clflow.errors import ParameterError
-from clflow.fit import Worker, run, score_features
-from clflow.fitdata import FitData, load_fit_data
+from clflow.features.cache import FeatureCache
+from clflow.features.extraction import Features
+from clflow.features.weights import find_weights
 from clflow.methods import METHODS, find_method, load_detector
 from clflow.methods.peers import farthest_points
 from clflow.methods.protocol import Method
 from clflow.model.detector import Detector
-from clflow.model.features import Features
-from clflow.model.weights import find_weights
-from clflow.params import Params, load
 from clflow.synthesis.category import synthesize_category
+from clflow.training.data import FitData, load_fit_data
+from clflow.training.loop import Worker, run, score_features
 from tests import tiny
 
 ALONE = Worker.alone(torch.device("cpu"))

@@ -12,10 +12,10 @@ from safetensors.torch import load_file, save_file
 from scipy.ndimage import gaussian_filter
 
 from clflow.errors import DataError, WeightsError
+from clflow.features.extraction import FeatureGrid
 from clflow.methods import load_detector
 from clflow.model import detector as detecting
 from clflow.model.detector import Detector, anomaly_score, pool_scores, score_maps, stand_out
-from clflow.model.features import FeatureGrid
 from clflow.model.flow import Flow, Flows
 
 

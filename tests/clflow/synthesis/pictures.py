@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from clflow import params as parameters
-from clflow.params import Params
+from clflow.config import params as parameters
+from clflow.config.params import Params
 
 SIZE = 64
 ROOT = Path(__file__).parents[3]

@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from clflow.config.params import Params
 from clflow.data.images import read_image
 from clflow.data.manifest import split_normals
 from clflow.errors import DataError
 from clflow.files import read_json
-from clflow.params import Params
 from clflow.synthesis.category import synthesis_key, synthesize_category
 from tests.clflow.synthesis.pictures import SIZE, draw_object, draw_surface, make_params, only, write_normals
 

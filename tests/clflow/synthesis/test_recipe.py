@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from clflow.config.schema import Synthesis
 from clflow.errors import DataError
-from clflow.sections import Synthesis
 from clflow.synthesis.blending import CLEAR
 from clflow.synthesis.foreground import foreground
 from clflow.synthesis.recipe import Synthetic, synthesize

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clflow.sections import Shapes
+from clflow.config.schema import Shapes
 from clflow.synthesis.shapes import SHAPES, fractal_noise
 from tests.clflow.synthesis.pictures import object_area
 

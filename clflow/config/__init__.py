@@ -1,0 +1,1 @@
+"""The schema of params.yaml, its layers, and errors that name the key."""

@@ -1,0 +1,226 @@
+"""``params.yaml`` as a whole: its sections, what is merged over them, and reading it with errors that name the key."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import Field, ValidationError, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from clflow.config.schema import (
+    Benchmark,
+    Dataset,
+    Loss,
+    Model,
+    Name,
+    Promotion,
+    Protocol,
+    Resources,
+    Section,
+    Serving,
+    Synthesis,
+    Tracking,
+    Train,
+    Tune,
+    Watching,
+)
+from clflow.errors import ParameterError
+
+TUNED = "-tuned"
+"""A method's name with this at its end is the method with the parameters that a search found."""
+
+VARIANT = "."
+"""What stands between a method's name and that of a variant: ``clflow.plain`` is clflow with ``variants.plain``."""
+
+_SEARCHABLE = ("model", "loss", "train")
+
+
+class Override(Section):
+    """Sections that a category or a variant may set differently; checked after merging, so any keys will do."""
+
+    model: dict[str, Any] = Field(default_factory=dict)
+    loss: dict[str, Any] = Field(default_factory=dict)
+    train: dict[str, Any] = Field(default_factory=dict)
+    synthesis: dict[str, Any] = Field(default_factory=dict)
+
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> Self:
+        """From keys as a search space has them, ``section.name``."""
+        tree: dict[str, dict[str, Any]] = {}
+        for key, value in values.items():
+            section, _, name = key.partition(".")
+            tree.setdefault(section, {})[name] = value
+        return cls.model_validate(tree)
+
+
+class Tuned(Section):
+    """What a search found, as `clflow tune` writes it: one configuration for all, and those of single categories.
+
+    Attributes:
+        search: how it was found; for people and provenance.
+        parameters: merged over the sections of all categories.
+        overrides: dataset/category to what is merged over its sections, on top.
+    """
+
+    search: dict[str, Any]
+    parameters: Override
+    overrides: dict[str, Override]
+
+
+class Params(Section):
+    """All of ``params.yaml``. In the file, ``tuned`` is null or the path of what a search found, relative to it."""
+
+    benchmark: Benchmark
+    data: dict[Name, Dataset]
+    protocol: Protocol
+    synthesis: Synthesis
+    model: Model
+    loss: Loss
+    train: Train
+    overrides: dict[str, Override]
+    variants: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$")], Override]
+    tuned: Tuned | None
+    tune: Tune
+    promotion: Promotion
+    serving: Serving
+    watching: Watching
+    resources: Resources
+    tracking: Tracking
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for dataset in self.benchmark.datasets:
+            if dataset not in self.data:
+                raise ValueError(f"benchmark.datasets names {dataset!r}, which data does not describe")
+        known = {f"{name}/{c}" for name, dataset in self.data.items() for c in dataset.categories}
+        for key in self.overrides:
+            if key not in known:
+                raise ValueError(f"overrides names {key!r}, which is no dataset/category of data")
+        for method in self.benchmark.methods:
+            variant = _variant(method)
+            if variant and variant not in self.variants:
+                raise ValueError(f"benchmark.methods names {method!r}, but variants does not describe {variant!r}")
+            if method.endswith(TUNED) and self.tuned is None:
+                raise ValueError(f"benchmark.methods names {method!r}, but tuned names no file to take it from")
+        for name, section in (("tune", self.tune), ("promotion", self.promotion)):
+            for dataset in section.datasets:
+                if dataset not in self.data:
+                    raise ValueError(f"{name}.datasets names {dataset!r}, which data does not describe")
+        return self
+
+    def for_category(self, dataset: str, category: str, method: str | None = None) -> Params:
+        """These parameters with those of one category merged in: what was found by search, if ``method`` is one with
+        tuned parameters (its name ends in `TUNED`), the variant that it names after `VARIANT`, and the overrides,
+        which have the last word."""
+        key = f"{dataset}/{category}"
+        layers = []
+        if self.tuned is not None and method is not None and method.endswith(TUNED):
+            layers += [self.tuned.parameters, self.tuned.overrides.get(key)]
+        if method is not None:
+            layers.append(self.variants.get(_variant(method)))
+        layers.append(self.overrides.get(key))
+        return self.merged(*(layer for layer in layers if layer is not None), where=f"{key} (tuned or overrides)")
+
+    def synthetic_set(self, category: str, method: str) -> str:
+        """Name of the folder of synthetic anomalies that a method learns from: the category's own, unless the method
+        is a variant with another synthesis."""
+        variant = self.variants.get(_variant(method))
+        return f"{category}{VARIANT}{_variant(method)}" if variant and variant.synthesis else category
+
+    def merged(self, *layers: Override, where: str) -> Params:
+        """These parameters with layers merged over them, the last on top.
+
+        Raises:
+            ParameterError: what comes out is impossible; the sentence begins with ``where``.
+        """
+        if not layers:
+            return self
+        tree = self.model_dump(mode="json")
+        for layer in layers:
+            for section, values in layer.model_dump().items():
+                _merge(tree[section], values)
+        return _validate(tree, where)
+
+    def is_tuned_alone(self, dataset: str, category: str, method: str) -> bool:
+        """Whether a category has parameters of its own, so that its numbers are not of the one configuration."""
+        key = f"{dataset}/{category}"
+        return key in self.overrides or (
+            method.endswith(TUNED) and self.tuned is not None and key in self.tuned.overrides
+        )
+
+
+def load(path: Path) -> Params:
+    """Read and check a parameter file.
+
+    Raises:
+        ParameterError: the file is missing, is not YAML, or a key is unknown, missing, of the wrong type or
+            impossible; the sentence names the key.
+    """
+    tree = _read_yaml(path, "run where params.yaml lies or name the file")
+    if isinstance(tree, dict) and isinstance(tree.get("tuned"), str):
+        tree["tuned"] = _read_yaml(path.parent / tree["tuned"], f"{path} names it under tuned; correct the path")
+    params = _validate(tree, str(path))
+    for dataset, described in params.data.items():
+        for category in described.categories:
+            for method in params.benchmark.methods:
+                params.for_category(dataset, category, method)
+    _check_space(params, path)
+    return params
+
+
+def _variant(method: str) -> str:
+    return method.removesuffix(TUNED).partition(VARIANT)[2]
+
+
+def _read_yaml(path: Path, advice: str) -> Any:
+    try:
+        return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ParameterError(f"{path} does not exist; {advice}.") from None
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise ParameterError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from None
+
+
+def _check_space(params: Params, path: Path) -> None:
+    """Every value that a search may draw must fit the schema."""
+    tree = params.model_dump(mode="json")
+    for key, distribution in params.tune.space.items():
+        section, _, name = key.partition(".")
+        if section not in _SEARCHABLE or name not in tree[section]:
+            raise ParameterError(f"{path}: tune.space names {key!r}, which is no parameter of model, loss or train.")
+        if key == "train.reports":
+            raise ParameterError(f"{path}: tune.space cannot hold {key!r}, for trials are compared report by report.")
+        for value in distribution.extremes():
+            params.merged(Override.of({key: value}), where=f"{path}: tune.space.{key}")
+
+
+def _validate(tree: object, where: str) -> Params:
+    try:
+        # Through JSON because strict mode then still takes a list for a tuple, and nothing else for anything.
+        return Params.model_validate_json(json.dumps(tree))
+    except (ValidationError, TypeError) as error:
+        raise ParameterError(f"{where}: {_sentence(error)}") from None
+
+
+def _sentence(error: ValidationError | TypeError) -> str:
+    if isinstance(error, TypeError):
+        return f"a value is of a type that parameters cannot have ({error})."
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"]) or "the file"
+    more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if first["type"] == "extra_forbidden":
+        return f"unknown key {key!r}; remove it or correct its spelling.{more}"
+    if first["type"] == "missing":
+        return f"key {key!r} is missing; every parameter must be stated.{more}"
+    return f"{key!r} is not valid: {first['msg'].removeprefix('Value error, ')} (got {first['input']!r}).{more}"
+
+
+def _merge(tree: dict[str, Any], values: dict[str, Any]) -> None:
+    for key, value in values.items():
+        if isinstance(value, dict) and isinstance(tree.get(key), dict):
+            _merge(tree[key], value)
+        else:
+            tree[key] = value

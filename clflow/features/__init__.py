@@ -1,0 +1,1 @@
+"""Frozen features: backbone, weights, registration of levels, extraction, cache."""

@@ -1,0 +1,1 @@
+"""Training of a cell: data, sampler, loop, validation."""

@@ -1,0 +1,1 @@
+"""Ray: the cluster, jobs, the queue of cells, and what a worker does."""

@@ -1,0 +1,101 @@
+"""A slot: a place in the cluster in which a Ray Train job trains one cell after another."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+
+from clflow.config.params import Params
+from clflow.config.schema import Resources
+from clflow.data.fetch import cache_folder
+from pipelines.compute import cluster
+from pipelines.compute.checkpoints import Checkpoints
+from pipelines.workspace.cells import Cell
+
+Train = Callable[[dict[str, Any]], None]
+
+
+def run_slot(slot: int, todo: list[Cell], params: Params, workspace: Path, storage: str, dispatcher: Any) -> None:
+    """Train what the dispatcher hands out, until nothing is left; a worker that is lost is replaced.
+
+    One job takes one cell after another: its processes take longer to start than many a cell to train.
+
+    Args:
+        slot: its number.
+        todo: all cells that it may be handed.
+        params: whose cells they are.
+        workspace: where data are read.
+        storage: where checkpoints are written.
+        dispatcher: the actor that hands out cells.
+    """
+    config = {
+        "slot": slot,
+        "dispatcher": dispatcher,
+        "cells": {
+            cell.name: {
+                "dataset": cell.dataset,
+                "category": cell.category,
+                "method": cell.method,
+                "seed": cell.seed,
+                "params": params.for_category(cell.dataset, cell.category, cell.method).model_dump_json(),
+            }
+            for cell in todo
+        },
+        "workspace": str(workspace),
+        "cache": str(cache_folder() / "features"),
+        "storage": storage,
+    }
+
+    def train(config: dict[str, Any]) -> None:
+        # Ray sends a nested function by value, so a process that only passes it on needs none of our imports.
+        from pipelines.compute.worker import train_cells
+
+        train_cells(config)
+
+    # As many as all cells may use up; the dispatcher counts those of each.
+    losses = params.resources.attempts * len(todo)
+    if params.resources.workers_per_cell == 1:
+        _run_alone(train, config, params.resources, losses)
+    else:
+        _run_group(train, config, params.resources, losses, storage)
+
+
+def _run_alone(train: Train, config: dict[str, Any], resources: Resources, losses: int) -> None:
+    """The job of one worker, in a process of its own: a group would need four more, which start longer than it does."""
+
+    def train_alone(config: dict[str, Any]) -> None:
+        TorchTrainer(train, train_loop_config=config, scaling_config=ScalingConfig(num_workers=0)).fit()
+
+    task = ray.remote(
+        **cluster.worker_options(resources),
+        max_retries=losses,
+        retry_exceptions=True,
+        max_calls=1,  # after an error the process may be in any state
+    )(train_alone)
+    ray.get(task.remote(config))
+
+
+def _run_group(train: Train, config: dict[str, Any], resources: Resources, losses: int, storage: str) -> None:
+    """The job of several workers that train a cell together."""
+    workers, per_worker = resources.workers_per_cell, cluster.worker_resources(resources)
+    name = f"slot-{uuid.uuid4().hex[:8]}"  # a new one each time: Ray resumes a run whose name it knows
+    trainer = TorchTrainer(
+        train,
+        train_loop_config=config,
+        scaling_config=ScalingConfig(num_workers=workers, use_gpu="GPU" in per_worker, resources_per_worker=per_worker),
+        run_config=RunConfig(
+            name=name,
+            storage_path=storage,
+            failure_config=FailureConfig(max_failures=losses, controller_failure_limit=3),
+        ),
+    )
+    try:
+        trainer.fit()
+    finally:
+        Checkpoints(storage, name).clear()  # Ray's own files of the job

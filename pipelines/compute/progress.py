@@ -1,0 +1,103 @@
+"""Progress of many jobs: one live table in a terminal, plain lines elsewhere, and a log per job always."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from clflow.training.loop import VALIDATION
+
+
+class Board:
+    """What is known of the jobs of one stage. Use as a context manager.
+
+    Args:
+        headings: what the columns of a job are called.
+        total: how many jobs are to be done; others may be shown.
+        slots: how many run at once.
+        logs: folder that gets one log per job.
+    """
+
+    def __init__(self, headings: tuple[str, ...], total: int, slots: int, logs: Path):
+        self.headings, self.total, self.slots, self.logs = headings, total, slots, logs
+        self.columns: dict[str, tuple[str, ...]] = {}
+        self.state: dict[str, str] = {}
+        self.done = 0
+        self.start = time.perf_counter()
+        self.ends: list[float] = []
+        self.console = Console()
+        self.live = Live(console=self.console, get_renderable=self._table, refresh_per_second=2)
+
+    def __enter__(self) -> Self:
+        self.logs.mkdir(parents=True, exist_ok=True)
+        if self.console.is_terminal:
+            self.live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.live.is_started:
+            self.live.stop()
+
+    def add(self, name: str, columns: tuple[str, ...], state: str = "waiting") -> None:
+        """A job is known; ``name`` is that of its log, too."""
+        self.columns[name], self.state[name] = columns, state
+
+    def log(self, name: str) -> Path:
+        """The job's log."""
+        return self.logs / f"{name}.log"
+
+    def progress(self, name: str, point: dict[str, float]) -> None:
+        """A job has reported a point of its learning curves."""
+        figures = " ".join(f"{key} {value:.4g}" for key, value in point.items())
+        self._write(name, figures)
+        self.state[name] = f"step {point['step']:g}, validation {point[VALIDATION]:.3f}"
+
+    def finished(self, name: str, how: str = "done") -> None:
+        """A job is complete."""
+        self.done += 1
+        self.state[name] = f"{how}, {self.state[name]}"
+        self._say(f"{self._count(name)} {self.state[name]}{self._to_go()}")
+
+    def failed(self, name: str, reason: str) -> Path:
+        """A job has failed for good; returns the log that says why."""
+        self.done += 1
+        self.state[name] = "FAILED"
+        self._write(name, reason)
+        self._say(f"{self._count(name)} FAILED: {reason.strip().splitlines()[-1]}")
+        return self.log(name)
+
+    def _count(self, name: str) -> str:
+        return f"[{self.done}/{self.total}] {name}"
+
+    def _to_go(self) -> str:
+        """An estimate by the pace since the first job has ended; what was before that is mostly start, and the first
+        jobs of all slots end with it."""
+        self.ends.append(time.perf_counter())
+        since = len(self.ends) - self.slots
+        if since < 1:
+            return ""
+        return f", about {(self.ends[-1] - self.ends[0]) / since * (self.total - self.done):.0f} s to go"
+
+    def _say(self, line: str) -> None:
+        if not self.live.is_started:
+            self.console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+    def _write(self, name: str, text: str) -> None:
+        with self.log(name).open("a", encoding="utf-8") as file:
+            file.write(text.rstrip() + "\n")
+
+    def _table(self) -> Table:
+        table = Table(title=f"{self.done} of {self.total} done, {time.perf_counter() - self.start:.0f} s")
+        for heading in (*self.headings, "state"):
+            table.add_column(heading)
+        for name, columns in self.columns.items():
+            table.add_row(*columns, self.state[name])
+        return table

@@ -1,0 +1,1 @@
+"""Benchmarks of what training and inference cost."""

@@ -1,0 +1,1 @@
+"""Use of a trained model: predict, export, serve, and watch for drift."""

@@ -1,0 +1,33 @@
+"""``clflow export``: a trained detector as one graph for another runtime."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from clflow.errors import ClflowError
+from clflow.export import Format, export, holds_export
+from clflow.methods import load_detector
+from pipelines.inference import watch
+from pipelines.registry.locate import local_folder
+
+
+def run(reference: str, out: Path, to: Format) -> None:
+    """Export a detector to the folder ``out``, which an earlier export is replaced in.
+
+    Args:
+        reference: of the model, see `pipelines.registry.locate.local_folder`; MLflow's database is sought in the
+            current folder.
+        out: folder of the graph.
+        to: the format.
+
+    Raises:
+        ClflowError: the model cannot be had or exported, or ``out`` holds something else.
+    """
+    if out.exists() and not holds_export(out):
+        raise ClflowError(f"--out {out} holds something else than an exported detector; name another folder.")
+    with tempfile.TemporaryDirectory() as download:
+        folder = local_folder(reference, Path.cwd(), Path(download))
+        detector = load_detector(folder)
+        worst = export(detector, to, out, watch.Model.files(folder))
+    print(f"{out}: {to}, for RGB images uint8 (B, H, W, 3); off by {worst:.1e}")

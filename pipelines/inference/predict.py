@@ -1,0 +1,200 @@
+"""``clflow predict``: scores, verdicts and heat maps of images that nobody has judged yet.
+
+Reading the next images, scoring, and writing the last heat maps run at the same time, and only a few batches of images
+are in memory, however many there are.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice, takewhile
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from rich.console import Console
+from rich.progress import track
+
+from clflow import heatmap
+from clflow.data.images import EXTENSIONS, open_rgb, squash
+from clflow.errors import ClflowError, DataError
+from clflow.export import holds_export, load
+from clflow.files import folder_atomically, write_atomically
+from clflow.heatmap import Picture
+from clflow.methods import load_detector
+from clflow.model.detector import Thresholds
+from clflow.prefetch import ahead
+from clflow.score import upsample
+from pipelines.inference import watch
+from pipelines.registry.locate import local_folder
+
+TableFormat = Literal["csv", "parquet"]
+
+_BATCH = 16
+HEAT_MAPS = "heat_maps"
+_AHEAD = 2 * _BATCH  # images between two steps
+_THREADS = 2  # of reading, and of writing
+
+
+def run(reference: str, source: str, out: Path, table_format: TableFormat) -> None:
+    """Score images with a detector or its exported graph: ``scores.csv`` (or ``.parquet``), ``heat_maps/``, ``watch/``.
+
+    The table has a row per image: its ``path`` below the source, ``image_score``, ``threshold``, ``anomalous`` and
+    ``error``. An image that cannot be read has no score and counts as anomalous: it must not pass for good because
+    nobody could look at it. Scores are added to those that ``out`` already watches.
+
+    Args:
+        reference: of the model, see `pipelines.registry.locate.local_folder`, or the folder of an exported graph;
+            MLflow's database is sought in the current folder.
+        source: a folder, which is searched with all below it, an image, or a glob pattern.
+        out: folder to write to.
+        table_format: of the table.
+
+    Raises:
+        DataError: there are no images; or, when all is written, some cannot be read.
+        ClflowError: the model cannot be had.
+    """
+    if out.exists() and not out.is_dir():
+        raise ClflowError(f"--out {out} is a file; name a folder.")
+    root, paths = find_images(source, out)
+    with tempfile.TemporaryDirectory() as download:
+        graph = Path(reference)
+        folder = graph if holds_export(graph) else local_folder(reference, Path.cwd(), Path(download))
+        model = watch.Model.of_folder(folder)
+        judge = _judge(folder)
+    with folder_atomically(out / HEAT_MAPS) as heat_maps:
+        table = _predict(judge, root, paths, heat_maps)
+    path = out / f"scores.{table_format}"
+    with write_atomically(path) as temporary:
+        table.to_csv(temporary, index=False) if table_format == "csv" else table.to_parquet(temporary, index=False)
+    watch.record(out / watch.FOLDER, model, table["image_score"].dropna().tolist())
+
+    unread = table.loc[table["error"] != ""]
+    print(
+        f"{model.dataset}/{model.category}: {len(table)} images, {table['anomalous'].sum()} anomalous at threshold "
+        f"{judge.thresholds.image:.4g}; {path}"
+    )
+    if len(unread):
+        raise DataError(
+            f"{len(unread)} of {len(table)} images could not be read and count as anomalous (first: "
+            f"{unread['path'].iloc[0]}); {path} says why. All others are scored."
+        )
+
+
+def find_images(source: str, out: Path) -> tuple[Path, list[Path]]:
+    """The folder that paths are relative to, and the images, sorted; not those that an earlier call wrote to ``out``.
+
+    Raises:
+        DataError: there are none.
+    """
+    path = Path(source)
+    if path.is_file():
+        return path.parent, [path]
+    if path.is_dir():
+        root, found = path, path.rglob("*")
+    else:
+        fixed = list(takewhile(lambda part: not re.search(r"[*?[]", part), path.parts))
+        root, pattern = Path(*fixed), path.parts[len(fixed) :]
+        found = root.glob(str(Path(*pattern))) if pattern else ()
+    written = (out / HEAT_MAPS).resolve()
+    images = (p for p in found if p.suffix.lower() in EXTENSIONS and p.is_file())
+    paths = sorted(p for p in images if written not in p.resolve().parents)
+    if not paths:
+        kinds = ", ".join(sorted(EXTENSIONS))
+        raise DataError(f"{source} holds no images ({kinds}); name a folder, an image or a quoted pattern.")
+    return root, paths
+
+
+@dataclass(frozen=True)
+class _Image:
+    """An image as the detector sees it, and its own width and height; black where ``error`` says why it is not read."""
+
+    name: str
+    pixels: Picture
+    size: tuple[int, int]
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class _Scored:
+    image: _Image
+    score: float
+    score_map: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Judge:
+    """A detector, or the graph that was exported from one.
+
+    Attributes:
+        score: images, uint8 (B, S, S, 3), to score maps (B, h, w) and image scores (B,).
+        image_size: S, in pixels.
+        thresholds: of the scores.
+    """
+
+    score: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+    image_size: int
+    thresholds: Thresholds
+
+
+def _judge(folder: Path) -> _Judge:
+    if holds_export(folder):
+        graph = load(folder)
+
+        def inspect(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            found = graph(images)
+            return found.maps, found.scores
+
+        return _Judge(inspect, graph.image_size, graph.thresholds)
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    detector = load_detector(folder).to(device)
+
+    def score(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        maps, scores = detector(torch.from_numpy(images).to(device))
+        return maps.cpu().numpy(), scores.cpu().numpy()
+
+    return _Judge(score, detector.image_size, detector.thresholds)
+
+
+def _predict(judge: _Judge, root: Path, paths: list[Path], heat_maps: Path) -> pd.DataFrame:
+    thresholds, side = judge.thresholds, judge.image_size
+
+    def read(path: Path) -> _Image:
+        name = path.relative_to(root).as_posix()
+        try:
+            image = open_rgb(path)
+        except DataError as error:
+            return _Image(name, np.zeros((side, side, 3), np.uint8), (side, side), str(error))
+        return _Image(name, squash(image, side), image.size)
+
+    def finish(scored: _Scored) -> dict[str, str | float | bool]:
+        image = scored.image
+        row = {"path": image.name, "image_score": scored.score, "threshold": thresholds.image}
+        if image.error:
+            return {**row, "image_score": np.nan, "anomalous": True, "error": image.error}
+        score_map = upsample(scored.score_map[None], side)[0]
+        overlay = heatmap.overlay(image.pixels, score_map, thresholds.typical, thresholds.pixel)
+        path = heat_maps / f"{image.name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        heatmap.unsquashed(overlay, *image.size).save(path)
+        return {**row, "anomalous": scored.score > thresholds.image, "error": ""}
+
+    with ThreadPoolExecutor(_THREADS) as readers, ThreadPoolExecutor(_THREADS) as writers:
+        images = ahead(readers, read, paths, _AHEAD)
+        rows = ahead(writers, finish, _score(images, judge), _AHEAD)
+        console = Console(stderr=True)
+        progress = track(rows, "scoring", len(paths), transient=True, console=console, disable=not console.is_terminal)
+        return pd.DataFrame(list(progress))
+
+
+def _score(images: Iterator[_Image], judge: _Judge) -> Iterator[_Scored]:
+    while batch := list(islice(images, _BATCH)):
+        maps, scores = judge.score(np.stack([image.pixels for image in batch]))
+        yield from map(_Scored, batch, scores.tolist(), maps)

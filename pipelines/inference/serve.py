@@ -1,0 +1,113 @@
+"""``clflow serve``: the champions of a dataset behind one HTTP endpoint, on Ray Serve, in the foreground."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import socket
+import time
+from pathlib import Path
+
+from ray import serve
+from ray.exceptions import RayError
+from ray.serve.config import HTTPOptions, ProxyLocation
+from ray.serve.exceptions import RayServeException
+from ray.serve.handle import DeploymentHandle
+from ray.serve.schema import LoggingConfig
+
+from clflow.config.params import Params
+from clflow.errors import ClflowError
+from pipelines.compute import cluster
+from pipelines.inference.serving.gateway import Gateway
+from pipelines.inference.serving.messages import State
+from pipelines.inference.serving.scorer import Scorer
+from pipelines.registry.locate import champion_version, registered_name, tracking_uri
+
+_APPLICATION = "clflow"
+_ONGOING = 100  # requests that the gateway works on; more wait outside of it
+_PATIENCE = 10.0  # seconds for a scorer to say what it holds
+
+
+def run(params: Params, dataset: str, workspace: Path, categories: tuple[str, ...], host: str, port: int) -> None:
+    """Serve until SIGINT or SIGTERM. On a cluster, the endpoint is at its head node.
+
+    Raises:
+        ClflowError: a category has no champion or it cannot be loaded, MLflow does not answer, the cluster is too
+            small, or the port is taken.
+    """
+    if params.resources.cluster == "local":
+        _require_port(host, port)
+    for category in categories:  # Ray would try again and again
+        champion_version(registered_name(dataset, category), tracking_uri(workspace))
+    with cluster.session(params.resources):
+        _require_room(params)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # both signals raise KeyboardInterrupt
+        try:
+            scorer = _start(params, dataset, workspace, categories, host, port)
+            print(f"serving {len(categories)} categories at http://{host}:{port} (docs at /docs)", flush=True)
+            _follow(scorer, params.serving.poll_seconds)
+        except KeyboardInterrupt:
+            print("stopping", flush=True)
+        finally:
+            serve.delete(_APPLICATION)
+
+
+def _require_port(host: str, port: int) -> None:
+    # Ray's proxy would share a port that another one has.
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host, port))
+        except OSError as error:
+            raise ClflowError(f"{host}:{port} cannot be used ({error.strerror}); choose another --port.") from None
+
+
+def _require_room(params: Params) -> None:
+    # Ray would wait for it without end.
+    replicas, wanted = params.serving.replicas, cluster.worker_resources(params.resources)
+    room = cluster.fitting(wanted)
+    if room < replicas:
+        raise ClflowError(
+            f"serving.replicas asks for {replicas} x {wanted}, but the cluster has room for {room}; lower it, or "
+            "resources.cpus_per_worker or gpus_per_worker."
+        )
+
+
+def _start(
+    params: Params, dataset: str, workspace: Path, categories: tuple[str, ...], host: str, port: int
+) -> DeploymentHandle:
+    """Deploy, and wait until all champions are loaded; returns the handle of the scorers."""
+    serving = params.serving
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    quiet = LoggingConfig(log_level="WARNING", enable_access_log=False)
+    scorers = serve.deployment(
+        num_replicas=serving.replicas,
+        max_ongoing_requests=4 * serving.batch,  # one batch is scored, others are decoded
+        ray_actor_options=cluster.worker_options(params.resources),
+    )(Scorer).bind(dataset, categories, workspace, tracking_uri(workspace), serving, params.resources.cpus_per_worker)
+    gateway = serve.deployment(max_ongoing_requests=_ONGOING, ray_actor_options={"num_cpus": 0})(Gateway)
+    serve.start(ProxyLocation.HeadOnly, HTTPOptions(host=host, port=port), logging_config=quiet)
+    serve.run(gateway.bind(scorers, dataset, categories, serving), name=_APPLICATION, logging_config=quiet)
+    handle = serve.get_deployment_handle(Scorer.__name__, _APPLICATION)
+    states: dict[str, State] = handle.state.remote().result()
+    for category, state in states.items():
+        if state.version is None:
+            raise ClflowError(f"the champion of {category} cannot be served: {state.problem}")
+    return handle
+
+
+def _follow(scorer: DeploymentHandle, seconds: float) -> None:
+    """Print what changes; it never ends by itself."""
+    before: dict[str, State] | None = None
+    while True:
+        try:
+            states: dict[str, State] = scorer.state.remote().result(timeout_s=_PATIENCE)
+        except (TimeoutError, RayError, RayServeException):
+            print("warning: no scorer answers; Ray starts lost ones again.", flush=True)
+        else:
+            for category, state in states.items():
+                if before and (state.version, state.problem) != (before[category].version, before[category].problem):
+                    problem = f"; {state.problem}" if state.problem else ""
+                    print(f"{category}: version {state.version} is in use{problem}", flush=True)
+            before = states
+        time.sleep(seconds)

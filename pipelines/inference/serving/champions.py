@@ -1,0 +1,106 @@
+"""The champions of several categories, kept up to date with the registry while they are in use."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from clflow.features.extraction import Features
+from clflow.methods import load_detector
+from clflow.model.detector import Detector
+from pipelines.inference import watch
+from pipelines.inference.serving.messages import State
+from pipelines.registry.locate import SCHEME, champion_version, download, registered_name
+
+_log = logging.getLogger("ray.serve")  # it ends in the log of the replica
+
+
+@dataclass(frozen=True)
+class Champion:
+    """A version of a registered model, ready to score."""
+
+    model: str
+    version: int
+    since: datetime
+    detector: Detector
+    watched: watch.Model
+
+
+class Champions:
+    """The champion of each category; `refresh` replaces those whose alias has moved.
+
+    A champion that cannot be had or loaded leaves the one before it in place. A replaced champion lives on for as long
+    as a request holds it.
+    """
+
+    def __init__(self, dataset: str, categories: Sequence[str], tracking_uri: str, device: torch.device):
+        self._names = {category: registered_name(dataset, category) for category in categories}
+        self._uri = tracking_uri
+        self._device = device
+        self._loaded: dict[str, Champion] = {}
+        self._problems: dict[str, str] = {}
+
+    def of(self, category: str) -> Champion | None:
+        """The champion of a category, None if none was loaded yet."""
+        return self._loaded.get(category)
+
+    def state(self) -> dict[str, State]:
+        """What is loaded, by category."""
+        states = {}
+        for category, name in self._names.items():
+            champion, problem = self._loaded.get(category), self._problems.get(category)
+            version, since = (champion.version, champion.since) if champion else (None, None)
+            states[category] = State(name, version, since, problem)
+        return states
+
+    def refresh(self) -> None:
+        """Ask the registry for the champions, and load those that are new."""
+        for category, name in self._names.items():
+            try:
+                version = champion_version(name, self._uri)
+                champion = self._loaded.get(category)
+                if champion is None or champion.version != version:
+                    self._loaded[category] = self._load(name, version)
+                self._problems.pop(category, None)
+            except Exception as error:  # whatever is wrong with one version, the others and the last one are in use
+                problem = " ".join(str(error).split()) or type(error).__name__
+                if self._problems.get(category) != problem:
+                    _log.warning("%s: %s", category, problem)
+                self._problems[category] = problem
+
+    def _load(self, name: str, version: int) -> Champion:
+        with tempfile.TemporaryDirectory() as into:
+            folder = download(f"{SCHEME}{name}/{version}", self._uri, Path(into))
+            watched = watch.Model.of_folder(folder)
+            shared = [champion.detector.features for champion in self._loaded.values()]
+            detector = load_detector(folder, shared).to(self._device)
+        return Champion(name, version, datetime.now(UTC), detector, watched)
+
+
+def score(champions: Sequence[Champion], images: Sequence[np.ndarray]) -> list[tuple[float, np.ndarray]]:
+    """Image score and score map (h, w) of each image, (S, S, 3) uint8, by its champion.
+
+    Images whose champions share their features and a size go through the backbone together, whatever their category.
+    """
+    batches: dict[tuple[Features, int], list[int]] = {}
+    for i, champion in enumerate(champions):
+        detector = champion.detector
+        batches.setdefault((detector.features, detector.image_size), []).append(i)
+    results: dict[int, tuple[float, np.ndarray]] = {}
+    with torch.inference_mode():
+        for (shared, _), members in batches.items():
+            pixels = torch.from_numpy(np.stack([images[i] for i in members]))
+            features = shared.of_images(pixels.to(shared.backbone.mean.device))
+            for detector in {champions[i].detector for i in members}:
+                places = [place for place, i in enumerate(members) if champions[i].detector is detector]
+                maps, image_scores = detector.scorer(features[places])
+                scored = zip(image_scores.tolist(), maps.cpu().numpy(), strict=True)
+                results.update(zip((members[place] for place in places), scored, strict=True))
+    return [results[i] for i in range(len(images))]

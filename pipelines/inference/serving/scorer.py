@@ -1,0 +1,153 @@
+"""The scorer: decodes images, scores them in dynamic batches, follows the champion aliases, and watches the scores."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from ray import serve
+
+from clflow import heatmap
+from clflow.config.schema import Serving
+from clflow.data.images import open_rgb, squash
+from clflow.errors import DataError
+from clflow.heatmap import Picture
+from clflow.score import upsample
+from pipelines.inference import watch
+from pipelines.inference.serving.champions import Champion, Champions, score
+from pipelines.inference.serving.messages import Answer, Refusal, State
+
+_FLUSH_SECONDS = 5.0
+
+_log = logging.getLogger("ray.serve")
+
+
+@dataclass(frozen=True)
+class _Job:
+    """An image and the champion that will judge it, whatever the alias does meanwhile."""
+
+    champion: Champion
+    pixels: Picture
+
+
+@dataclass(frozen=True)
+class _Scored:
+    score: float
+    score_map: np.ndarray
+    batch: int
+
+
+class Scorer:
+    """A replica. It tries to load all champions before Ray sends requests to it; a category without one is refused.
+
+    Args:
+        dataset, categories: whose champions to hold.
+        workspace: where scores are watched.
+        tracking_uri: of the MLflow server, as the driver knows it; its environment may be another.
+        serving: batching and polling.
+        threads: of torch.
+    """
+
+    def __init__(
+        self,
+        dataset: str,
+        categories: tuple[str, ...],
+        workspace: Path,
+        tracking_uri: str,
+        serving: Serving,
+        threads: int,
+    ):
+        self._stopped = threading.Event()
+        Image.MAX_IMAGE_PIXELS = None  # the gateway lets none pass that is larger than the parameters allow
+        torch.set_num_threads(threads)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._champions = Champions(dataset, categories, tracking_uri, device)
+        self._watch = workspace / watch.FOLDER
+        self._scores: SimpleQueue[tuple[watch.Model, float]] = SimpleQueue()
+        batching: Any = self._batch  # the decorator adds what its types do not show
+        batching.set_max_batch_size(serving.batch)
+        batching.set_batch_wait_timeout_s(serving.wait_ms / 1000)
+        self._champions.refresh()
+        self._repeat(self._champions.refresh, serving.poll_seconds)
+        self._repeat(self._flush, _FLUSH_SECONDS)
+
+    async def score(self, category: str, body: bytes, heat_map: bool) -> Answer | Refusal:
+        """Judge an image file by the champion of its category."""
+        champion = self._champions.of(category)
+        if champion is None:
+            return Refusal(503, f"the champion of {category} is not loaded; GET /models says why.")
+        detector = champion.detector
+        try:
+            pixels, size = await asyncio.to_thread(_decode, body, detector.image_size)
+        except DataError as error:
+            return Refusal(422, str(error))
+        scored = await self._batch(_Job(champion, pixels))
+        self._scores.put((champion.watched, scored.score))
+        picture = await asyncio.to_thread(_draw, champion, pixels, scored, size) if heat_map else None
+        threshold = detector.thresholds.image
+        return Answer(
+            champion.model, champion.version, scored.score, threshold, scored.score > threshold, scored.batch, picture
+        )
+
+    def state(self) -> dict[str, State]:
+        """What is loaded, by category."""
+        return self._champions.state()
+
+    @serve.batch
+    async def _batch(self, jobs: list[_Job]) -> list[_Scored]:
+        # In a thread, so that the next images are decoded meanwhile.
+        scored = await asyncio.to_thread(score, [job.champion for job in jobs], [job.pixels for job in jobs])
+        return [_Scored(*result, len(jobs)) for result in scored]
+
+    def _repeat(self, action: Callable[[], None], seconds: float) -> None:
+        def loop() -> None:
+            while not self._stopped.wait(seconds):
+                action()
+
+        threading.Thread(target=loop, daemon=True).start()
+
+    def _flush(self) -> None:
+        """Add the scores since the last time to the files that are watched."""
+        fresh: dict[watch.Model, list[float]] = {}
+        try:
+            while True:
+                model, value = self._scores.get_nowait()
+                fresh.setdefault(model, []).append(value)
+        except Empty:
+            pass
+        for model, scores in fresh.items():
+            try:
+                watch.record(self._watch, model, scores)
+            except (OSError, DataError) as error:  # a full disk must not stop the line
+                _log.warning("%d scores are not watched: %s", len(scores), error)
+
+    def __del__(self) -> None:
+        """Ray Serve calls this when a replica is to end."""
+        self._stopped.set()
+        self._flush()
+
+
+def _decode(body: bytes, side: int) -> tuple[Picture, tuple[int, int]]:
+    """An image as the detector sees it, and its own width and height."""
+    image = open_rgb(io.BytesIO(body))
+    return squash(image, side), image.size
+
+
+def _draw(champion: Champion, pixels: Picture, scored: _Scored, size: tuple[int, int]) -> bytes:
+    """The heat map as PNG."""
+    thresholds = champion.detector.thresholds
+    score_map = upsample(scored.score_map[None], len(pixels))[0]
+    overlay = heatmap.overlay(pixels, score_map, thresholds.typical, thresholds.pixel)
+    file = io.BytesIO()
+    heatmap.unsquashed(overlay, *size).save(file, format="PNG")
+    return file.getvalue()

@@ -1,0 +1,1 @@
+"""The MLflow model registry: candidates, evidence, the gate, and champions."""

@@ -1,0 +1,232 @@
+"""The MLflow registry of models: a registered model per category, whose aliases say which version is in use.
+
+MLflow can move an alias, but not on condition that nobody else moved it meanwhile. What it can do in one step, in its
+own database as over HTTP, is to create a registered model under a name that is not taken. So for the moment in which
+the champion changes, a registered model that is named after the category's serves as lock.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from mlflow import MlflowClient
+from mlflow.entities import LoggedModel
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+
+from clflow.errors import ClflowError, PromotionError
+from pipelines.registry.evidence import FILE, Evidence
+from pipelines.registry.locate import CHAMPION, SCHEME, download
+from pipelines.tracking.tracker import CELL_KEY
+
+CHALLENGER = "challenger"
+"""The alias of the version that was registered last and is not champion; and its verdict."""
+
+VERDICT, REASONS = "clflow.verdict", "clflow.reasons"
+COMPARED_WITH, REPLACED, TEST_HASH = "clflow.compared_with", "clflow.replaced", "clflow.test_hash"
+ROLLED_BACK_BY, ROLLED_BACK_AT = "clflow.rolled_back_by", "clflow.rolled_back_at"
+_EVIDENCE = "evidence"  # folder of the run's artifacts
+_ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # the model, the alias
+
+
+class Registry:
+    """The registry of one MLflow server."""
+
+    def __init__(self, uri: str):
+        self.uri = uri
+        self.client = MlflowClient(uri, uri)
+
+    def aliased(self, name: str, alias: str) -> ModelVersion | None:
+        """The version that carries an alias."""
+        try:
+            return self.client.get_model_version_by_alias(name, alias)
+        except MlflowException as error:
+            if error.error_code in _ABSENT:
+                return None
+            raise
+
+    def versions_of_cell(self, name: str, key: str) -> list[ModelVersion]:
+        """The versions that hold the model of a cell, oldest first; more than one if two registered it at once."""
+        found = self.client.search_model_versions(f"name = '{name}' and tags.`{CELL_KEY}` = '{key}'")
+        return sorted(found, key=number)
+
+    def logged_model(self, experiment: str, key: str) -> LoggedModel | None:
+        """The model that the run of a cell logged last."""
+        found = self.client.get_experiment_by_name(experiment)
+        if found is None:
+            return None
+        place = [found.experiment_id]
+        runs = self.client.search_runs(place, f"tags.`{CELL_KEY}` = '{key}'", max_results=1)
+        if not runs:
+            return None
+        newest = [{"field_name": "creation_time", "ascending": False}]
+        condition = f"source_run_id = '{runs[0].info.run_id}'"
+        models = self.client.search_logged_models(place, condition, max_results=1, order_by=newest)
+        return models[0] if models else None
+
+    def model_folder(self, version: ModelVersion, into: Path) -> Path:
+        """The files of a version's model, downloaded ``into`` an empty folder."""
+        return download(f"{SCHEME}{version.name}/{number(version)}", self.uri, into)
+
+    def evidence(self, version: ModelVersion) -> Evidence:
+        """What is known of a version's model.
+
+        Raises:
+            PromotionError: its run holds no evidence, or it was changed.
+        """
+        with tempfile.TemporaryDirectory() as into:
+            try:
+                folder = self.client.download_artifacts(str(version.run_id), _EVIDENCE, into)
+                return Evidence.read(Path(folder))
+            except (PromotionError, MlflowException, OSError, KeyError, TypeError, ValueError) as error:
+                raise PromotionError(
+                    f"version {number(version)} of {version.name} at {self.uri} was not promoted by clflow: it has no "
+                    f"valid {FILE} ({' '.join(str(error).split())[:200]}); delete the version or its alias."
+                ) from None
+
+    def register(self, name: str, model: LoggedModel, key: str) -> ModelVersion:
+        """Make the logged model of a cell a version, and challenger for now."""
+        self._ensure_model(name)
+        version = self.client.create_model_version(
+            name, f"{SCHEME}{model.model_id}", model.source_run_id, tags={CELL_KEY: key}, model_id=model.model_id
+        )
+        self.client.set_registered_model_alias(name, CHALLENGER, version.version)
+        return version
+
+    def log_evidence(self, run: str, evidence: Evidence) -> None:
+        """Keep evidence with the run of its model, in place of older."""
+        with tempfile.TemporaryDirectory() as folder:
+            evidence.write(Path(folder))
+            self.client.log_artifacts(run, folder, _EVIDENCE)
+
+    def describe(self, version: ModelVersion, tags: dict[str, str], description: str) -> None:
+        """Set tags and description of a version."""
+        for key, value in tags.items():
+            self.client.set_model_version_tag(version.name, version.version, key, value)
+        self.client.update_model_version(version.name, version.version, description)
+
+    @contextmanager
+    def lock(self, name: str) -> Iterator[None]:
+        """Hold the registered model's lock, which no two can.
+
+        Raises:
+            PromotionError: somebody holds it. It is never broken: whether that process lives, only a person can say.
+        """
+        lock = f"{name}.lock"
+        try:
+            self.client.create_registered_model(lock, {"owner": f"{person()} pid {os.getpid()}", "since": now()})
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            raise PromotionError(self._locked(name, lock)) from None
+        try:
+            yield
+        finally:
+            self.client.delete_registered_model(lock)
+
+    def crown(
+        self, version: ModelVersion, compared: ModelVersion | None, tags: dict[str, str], description: str
+    ) -> None:
+        """Make a version champion, if the champion still is the one that it was compared with.
+
+        Raises:
+            PromotionError: it is not, or somebody else is changing the champion now.
+        """
+        name = version.name
+        with self.lock(name):
+            champion = self.aliased(name, CHAMPION)
+            if (champion and number(champion)) != (compared and number(compared)):
+                happened = f"version {number(champion)} became" if champion else "the former version ceased to be"
+                raise PromotionError(f"{happened} champion of {name} meanwhile; promote again.")
+            # The alias last: it is what counts, and a champion without tags could not be rolled back.
+            self.describe(version, tags, description)
+            self.client.set_registered_model_alias(name, CHAMPION, version.version)
+            challenger = self.aliased(name, CHALLENGER)
+            if challenger is not None and number(challenger) == number(version):
+                self.client.delete_registered_model_alias(name, CHALLENGER)
+
+    def roll_back(self, name: str) -> tuple[ModelVersion, ModelVersion]:
+        """Make the version champion again that the present champion replaced; returns the new and the demoted one.
+
+        Raises:
+            PromotionError: there is no champion, or nothing to go back to, or somebody else is changing the champion.
+        """
+        with self.lock(name):
+            champion = self.aliased(name, CHAMPION)
+            if champion is None:
+                raise PromotionError(f"{name} has no champion in MLflow at {self.uri}; there is nothing to roll back.")
+            previous = self._version(name, champion.tags.get(REPLACED))
+            if previous is None or ROLLED_BACK_BY in previous.tags:
+                raise PromotionError(
+                    f"version {number(champion)} of {name} replaced no version that could be champion again; "
+                    "promote another cell instead."
+                )
+            for tag, value in ((ROLLED_BACK_BY, person()), (ROLLED_BACK_AT, now())):
+                self.client.set_model_version_tag(name, champion.version, tag, value)
+            self.client.set_registered_model_alias(name, CHAMPION, previous.version)
+            return previous, champion
+
+    def require_answer(self) -> None:
+        """Make sure that the server is there.
+
+        Raises:
+            ClflowError: it is not.
+        """
+        try:
+            self.client.search_registered_models(max_results=1)
+        except Exception as error:  # MLflow, SQLAlchemy and requests each raise their own
+            reason = " ".join(str(error).split())[:200]
+            raise ClflowError(f"MLflow at {self.uri} does not work ({reason}); start it or correct its URI.") from None
+
+    def _version(self, name: str, version: str | None) -> ModelVersion | None:
+        """A version by its number, if it was not deleted."""
+        try:
+            return self.client.get_model_version(name, version) if version else None
+        except MlflowException as error:
+            if error.error_code in _ABSENT:
+                return None
+            raise
+
+    def _ensure_model(self, name: str) -> None:
+        try:
+            self.client.create_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+
+    def _locked(self, name: str, lock: str) -> str:
+        try:
+            tags = self.client.get_registered_model(lock).tags
+        except MlflowException:  # it was released just now
+            tags = {}
+        return (
+            f"the champion of {name} is being changed by {tags.get('owner', 'somebody')} since "
+            f"{tags.get('since', 'just now')}; promote again in a moment, and if that process is dead, delete the "
+            f"registered model {lock} in MLflow first."
+        )
+
+
+def number(version: ModelVersion) -> int:
+    """The number of a version, for which MLflow's own database gives an int and its server a string."""
+    return int(version.version)
+
+
+def person() -> str:
+    """Who promotes: user@host."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container may run as a user without a name
+        user = f"uid{os.getuid()}"
+    return f"{user}@{socket.gethostname()}"
+
+
+def now() -> str:
+    """The time as the registry's tags give it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,1 @@
+"""What a person reads: leaderboard, comparison, plots, galleries."""

@@ -1,0 +1,40 @@
+"""What choosing the weights by the test set would seem to gain: an oracle, beside the result and never in its place."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from pathlib import Path
+
+import pandas as pd
+
+from clflow.metrics import image_metrics
+from pipelines.stages.aggregate import read_scores, scores_folder
+from pipelines.workspace import cells
+from pipelines.workspace.cells import Cell
+
+_COLUMNS = ("dataset", "category", "method", "n_seeds", "last", "best")
+
+
+def oracle(aggregated: list[Cell], workspace: Path) -> pd.DataFrame:
+    """Image AUROC of the last weights, and of those of the best report on the test set, mean over seeds.
+
+    Returns:
+        columns dataset, category, method, n_seeds, last and best, of the cells that kept the weights of all reports.
+    """
+    rows = []
+    for (dataset, category, method), group in groupby(aggregated, key=lambda c: (c.dataset, c.category, c.method)):
+        found = [pair for cell in group if (pair := _last_and_best(cell, workspace))]
+        if found:
+            last, best = (sum(values) / len(found) for values in zip(*found, strict=True))
+            rows.append([dataset, category, method, len(found), last, best])
+    return pd.DataFrame(rows, columns=list(_COLUMNS))
+
+
+def _last_and_best(cell: Cell, workspace: Path) -> tuple[float, float] | None:
+    path = scores_folder(cell, workspace) / cells.REPORT_SCORES
+    if not path.exists():
+        return None
+    labels = read_scores(cell, workspace)[0]["label"].to_numpy()
+    by_step = pd.read_csv(path)
+    aurocs = [image_metrics(labels, by_step[step].to_numpy())["image_auroc"] for step in by_step.columns]
+    return aurocs[-1], max(aurocs)

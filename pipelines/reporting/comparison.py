@@ -1,0 +1,62 @@
+"""What the first method of a benchmark gains over the others, and how sure that is on this many test images."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import roc_auc_score
+
+from clflow.bootstrap import draw_counts, resampled_auroc
+from pipelines.stages.aggregate import MEAN, read_scores
+from pipelines.workspace.cells import Cell
+
+_INTERVAL = (0.025, 0.975)
+_COLUMNS = ("dataset", "category", "method", "rival", "gain", "lower", "upper")
+
+
+def gains(aggregated: list[Cell], workspace: Path) -> pd.DataFrame:
+    """Differences in image AUROC between the first method and each other, averaged over the seeds that both have.
+
+    Test images are resampled, the same for both methods and all seeds; so an interval says what other test images
+    might have given, and not what other seeds might. The rows of category "mean" average the categories.
+
+    Returns:
+        columns dataset, category, method, rival, gain, and the bounds lower and upper of a 95 % interval.
+    """
+    rows = []
+    for dataset, of_dataset in groupby(aggregated, key=lambda cell: cell.dataset):
+        differences: dict[tuple[str, str], list[np.ndarray]] = {}
+        for category, group in groupby(of_dataset, key=lambda cell: cell.category):
+            (method, own), *others = _drawn(list(group), workspace).items()
+            for rival, draws in others:
+                seeds = own.keys() & draws.keys()
+                if not seeds:
+                    continue  # of an incomplete table
+                difference = np.mean([own[seed] - draws[seed] for seed in seeds], axis=0)
+                rows.append(_row(dataset, category, method, rival, difference[0], difference[1:]))
+                differences.setdefault((method, rival), []).append(difference)
+        for (method, rival), of_categories in differences.items():
+            mean = np.mean(of_categories, axis=0)
+            rows.append(_row(dataset, MEAN, method, rival, mean[0], mean[1:]))
+    return pd.DataFrame(rows, columns=list(_COLUMNS))
+
+
+def _drawn(cells: list[Cell], workspace: Path) -> dict[str, dict[int, np.ndarray]]:
+    """By method and seed: the AUROC of the test set, and after it those of the resamples."""
+    drawn: dict[str, dict[int, np.ndarray]] = {}
+    counts = None
+    for cell in cells:
+        table = read_scores(cell, workspace)[0]
+        labels, scores = table["label"].to_numpy(), table["image_score"].to_numpy()
+        if counts is None:
+            counts = draw_counts(labels, seed=0)
+        auroc = [roc_auc_score(labels, scores), *resampled_auroc(labels, scores, counts)]
+        drawn.setdefault(cell.method, {})[cell.seed] = np.array(auroc)
+    return drawn
+
+
+def _row(dataset: str, category: str, method: str, rival: str, gain: float, differences: np.ndarray) -> list[object]:
+    return [dataset, category, method, rival, float(gain), *map(float, np.quantile(differences, _INTERVAL))]

@@ -1,0 +1,204 @@
+"""Galleries: what a detector gets right and wrong, as image, ground truth and heat map side by side."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import matplotlib
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from clflow import heatmap
+from clflow.config.schema import Protocol
+from clflow.data.images import read_image, read_mask
+from clflow.files import folder_atomically
+from clflow.heatmap import Picture
+from clflow.score import upsample
+from pipelines.stages.aggregate import read_cell, read_scores
+from pipelines.workspace.cells import Cell
+
+_CASES = 4  # of each kind on a sheet
+_TILE = 128  # pixels
+_GAP, _SPACE, _MARGIN = 2, 14, 16
+_TEXT, _FAINT, _RIGHT, _WRONG = "#1a1a1a", "#666666", "#1b7837", "#c51b1b"
+_TRUTH = (0, 200, 83)
+
+
+def write(aggregated: list[Cell], protocol: Protocol, workspace: Path) -> None:
+    """Write reports/gallery: <dataset>/<category>.png, overview.png and index.md.
+
+    Each category is shown by the first of its cells: the first method and seed that were asked for.
+    """
+    first: dict[tuple[str, str], Cell] = {}
+    for cell in aggregated:
+        first.setdefault((cell.dataset, cell.category), cell)
+    detectors = [_Detector.load(cell, protocol, workspace) for cell in first.values()]
+    with folder_atomically(workspace / "reports" / "gallery") as folder:
+        for detector in detectors:
+            (folder / detector.cell.dataset).mkdir(exist_ok=True)
+            _save(sheet(detector), folder / detector.cell.dataset / f"{detector.cell.category}.png")
+        _save(overview(detectors), folder / "overview.png")
+        (folder / "index.md").write_text(_index(detectors), encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class _Detector:
+    """One cell with its stored scores and everything that is needed to draw a test image."""
+
+    cell: Cell
+    scores: pd.DataFrame
+    maps: NDArray[np.float32]
+    image_threshold: float
+    pixel_threshold: float
+    typical: float
+    folder: Path
+    mask_threshold: float
+
+    @classmethod
+    def load(cls, cell: Cell, protocol: Protocol, workspace: Path) -> _Detector:
+        scores, maps = read_scores(cell, workspace)
+        recorded = read_cell(cell, workspace)
+        return cls(
+            cell,
+            scores,
+            maps,
+            recorded["image_threshold"],
+            recorded["pixel_threshold"],
+            recorded["typical_score"],
+            workspace / "data" / cell.dataset,
+            protocol.mask_threshold,
+        )
+
+    def tiles(self, row: int, size: int) -> tuple[Picture, Picture, Picture]:
+        """Image, the same with the outline of the truth, and the heat map, each uint8 (size, size, 3)."""
+        image = read_image(self.folder / self.scores.at[row, "path"], size)
+        truth = image.copy()
+        if self.scores.at[row, "mask"]:
+            mask = read_mask(self.folder / self.scores.at[row, "mask"], size, self.mask_threshold)
+            # Around the defect, not on its rim, so that a small one stays visible.
+            wider = cv2.dilate(mask.astype(np.uint8), np.ones((5, 5), np.uint8))
+            heatmap.outline(truth, wider > 0, _TRUTH, width=2)
+        score_map = upsample(self.maps[[row]], size)[0]
+        return image, truth, heatmap.overlay(image, score_map, self.typical, self.pixel_threshold)
+
+
+def cell_sheet(cell: Cell, protocol: Protocol, workspace: Path) -> Image.Image:
+    """The sheet of one cell, whichever its method and seed."""
+    return sheet(_Detector.load(cell, protocol, workspace))
+
+
+def sheet(detector: _Detector) -> Image.Image:
+    """Three rows of cases: defects with the highest and the lowest scores, normal images with the highest."""
+    kinds = extremes(detector.scores)
+    width = 2 * _MARGIN + _CASES * _case_width(_TILE) + (_CASES - 1) * _SPACE
+    row_height = 22 + _TILE + 34
+    page = Image.new("RGB", (width, 72 + len(kinds) * row_height), "white")
+    draw = ImageDraw.Draw(page)
+    cell = detector.cell
+    draw.text((_MARGIN, 12), f"{cell.dataset} / {cell.category}", _TEXT, _font(18, bold=True))
+    draw.text((width - _MARGIN, 15), f"{cell.method}, seed {cell.seed}", _FAINT, _font(13), anchor="ra")
+    explanation = f"Each case: image, ground truth, heat map; its score against the image threshold. {heatmap.LEGEND}"
+    draw.text((_MARGIN, 42), explanation, _FAINT, _font(12))
+    for number, (title, rows) in enumerate(kinds.items()):
+        y = 72 + number * row_height
+        draw.text((_MARGIN, y), title, _TEXT, _font(13, bold=True))
+        for place, row in enumerate(rows):
+            x = _MARGIN + place * (_case_width(_TILE) + _SPACE)
+            _paste_row(page, detector.tiles(row, _TILE), (x, y + 22))
+            text, colour = _verdict(detector, row)
+            draw.text((x, y + 22 + _TILE + 4), text, colour, _font(12))
+    return page
+
+
+def overview(detectors: list[_Detector]) -> Image.Image:
+    """One defect of each category, the one of median score, so neither a good nor a bad example: columns."""
+    columns = min(len(detectors), 9)
+    size = 112 if columns > 5 else 208
+    lines = -(-len(detectors) // columns)
+    left, heading, bottom = 84, 26, 42
+    block = heading + 3 * (size + _GAP) + 10
+    width = max(left + columns * (size + 6) + 6, 360)
+    page = Image.new("RGB", (width, lines * block + bottom), "white")
+    draw = ImageDraw.Draw(page)
+    for number, detector in enumerate(detectors):
+        line, column = divmod(number, columns)
+        x, y = left + column * (size + 6), line * block + heading
+        draw.text((x + size / 2, y - 6), detector.cell.category, _TEXT, _font(13, bold=True), anchor="ms")
+        for place, tile in enumerate(detector.tiles(_median_defect(detector.scores), size)):
+            page.paste(Image.fromarray(tile), (x, y + place * (size + _GAP)))
+        if column == 0:
+            for place, title in enumerate(("image", "truth", "heat map")):
+                middle = y + place * (size + _GAP) + size / 2
+                draw.text((left - 10, middle), title, _FAINT, _font(13), anchor="rm")
+    note = "The defect of median score in each category.\nDark line: pixel threshold, set without test images."
+    draw.multiline_text((12, lines * block + 2), note, _FAINT, _font(12))
+    return page
+
+
+def extremes(scores: pd.DataFrame) -> dict[str, list[int]]:
+    """Title of each row of a sheet to the rows of ``scores`` it shows; no defect is shown twice."""
+    ranked = scores.sort_values(["image_score", "path"], ascending=[False, True])
+    defects = list(ranked.loc[ranked["label"] == 1].index)
+    normals = list(ranked.loc[ranked["label"] == 0].index)
+    highest = defects[: min(_CASES, (len(defects) + 1) // 2)]
+    lowest = defects[len(highest) :][::-1][:_CASES]
+    return {
+        "Defects with the highest scores": highest,
+        "Defects with the lowest scores": lowest,
+        "Normal images with the highest scores": normals[:_CASES],
+    }
+
+
+def _median_defect(scores: pd.DataFrame) -> int:
+    """The defect of median score among those with a mask, or among all where none has one."""
+    defects = scores.loc[scores["label"] == 1]
+    with_mask = defects.loc[defects["mask"] != ""]
+    ranked = (defects if with_mask.empty else with_mask).sort_values(["image_score", "path"])
+    return int(ranked.index[len(ranked) // 2])
+
+
+def _verdict(detector: _Detector, row: int) -> tuple[str, str]:
+    score, threshold = float(detector.scores.at[row, "image_score"]), detector.image_threshold
+    called_defective, defective = score > threshold, bool(detector.scores.at[row, "label"])
+    name = {
+        (True, True): "found",
+        (True, False): "missed",
+        (False, True): "false alarm",
+        (False, False): "passed",
+    }[defective, called_defective]
+    sign = ">" if called_defective else "≤"
+    text = f"{detector.scores.at[row, 'defect']}: {score:.3g} {sign} {threshold:.3g}, {name}"
+    return text, _RIGHT if defective == called_defective else _WRONG
+
+
+def _case_width(size: int) -> int:
+    return 3 * size + 2 * _GAP
+
+
+def _paste_row(page: Image.Image, tiles: tuple[Picture, ...], corner: tuple[int, int]) -> None:
+    for place, tile in enumerate(tiles):
+        page.paste(Image.fromarray(tile), (corner[0] + place * (tile.shape[1] + _GAP), corner[1]))
+
+
+def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
+    """The font that matplotlib ships, so that a sheet looks the same everywhere."""
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name, size)
+
+
+def _save(page: Image.Image, path: Path) -> None:
+    # A palette keeps textured categories below half a megabyte; k-means keeps the rare colours of heat maps.
+    page.quantize(256, kmeans=2, dither=Image.Dither.NONE).save(path, format="PNG", optimize=True)
+
+
+def _index(detectors: list[_Detector]) -> str:
+    lines = ["# Gallery", "", f"{heatmap.LEGEND} Nothing here was chosen by hand.", ""]
+    lines += ["![Overview](overview.png)", ""]
+    for detector in detectors:
+        cell = detector.cell
+        lines += [f"## {cell.dataset} / {cell.category}", "", f"![]({cell.dataset}/{cell.category}.png)", ""]
+    return "\n".join(lines)

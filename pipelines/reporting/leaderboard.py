@@ -1,0 +1,246 @@
+"""The leaderboard as Markdown: where the numbers come from, what they are, and what others have published."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from clflow.config.params import TUNED, Params
+from pipelines.reporting.markdown import markdown_table
+from pipelines.reporting.published import ANCHORS, Anchor
+from pipelines.stages.aggregate import MEAN
+
+TITLES = {
+    "image_auroc": "image AUROC",
+    "image_ap": "image AP",
+    "image_f1max": "image F1-max",
+    "pixel_auroc": "pixel AUROC",
+    "pixel_ap": "pixel AP",
+    "pixel_f1max": "pixel F1-max",
+    "aupro_30": "AUPRO@0.3",
+    "aupro_05": "AUPRO@0.05",
+}
+"""How a metric is called in tables and figures."""
+
+_PER_CATEGORY = ("image_auroc", "pixel_auroc", "aupro_30")
+_TUNED = "†"
+
+_METHOD_NOTE = """\
+All numbers are percentages, mean ± sample standard deviation over seeds, never the best seed; rows "mean"
+average the categories of each seed first. They are recomputed from the stored scores of each cell
+(`cells.csv`; unrounded in `leaderboard.csv`). Weights are those at the end of a fixed budget; thresholds and
+all choices use held-out normal training images and synthetic anomalies only, never test data. Images are
+squashed to a square, not cropped; a mask pixel is defective where the area-averaged mask reaches
+`mask_threshold`. AUPRO averages over 8-connected regions; its false positive rate is over the defect-free
+pixels of all test images. Defective images without a mask count for image metrics only."""
+
+_ANCHOR_NOTE = """\
+For orientation only: **published elsewhere, not measured here; other backbones and input sizes**, and often
+another protocol (some choose the best epoch on test data). Percent, mean over the dataset's categories."""
+
+
+def markdown(
+    table: pd.DataFrame,
+    board: pd.DataFrame,
+    gains: pd.DataFrame,
+    oracle: pd.DataFrame,
+    params: Params,
+    protocol: dict[str, Any],
+) -> str:
+    """Render the report.
+
+    Args:
+        table: cells.csv.
+        board: leaderboard.csv.
+        gains: see `pipelines.reporting.comparison.gains`.
+        oracle: see `pipelines.reporting.best_on_test.oracle`.
+        params: what was asked for.
+        protocol: protocol.json: the protocol and its hash.
+    """
+    blocks = [f"# Leaderboard: {params.benchmark.name}", _provenance(table, params, protocol), _METHOD_NOTE]
+    blocks += ["![Image AUROC per category](plots/image_auroc.png)"]
+    blocks += ["![Accuracy against inference cost](plots/cost.png)"]
+    blocks += ["![Image scores of normal, defective and synthetic images](plots/image_scores.png)"]
+    blocks += ["More: [galleries of best and worst cases](gallery/index.md), [learning curves](plots/history.png)."]
+    for dataset in board["dataset"].unique():
+        of_dataset = board.loc[board["dataset"] == dataset]
+        tuned = set(table.loc[(table["dataset"] == dataset) & table["tuned"], "category"])
+        blocks += [f"## {dataset}", _all_metrics(of_dataset), _per_category(of_dataset, tuned)]
+        if tuned:
+            blocks.append(f"{_TUNED} tuned per category: this one has parameters of its own.")
+        blocks += _gains(gains.loc[gains["dataset"] == dataset], params.benchmark.seeds)
+        blocks += _oracle(oracle.loc[oracle["dataset"] == dataset])
+        blocks += _search(table.loc[table["dataset"] == dataset], params)
+        anchors = [anchor for anchor in ANCHORS if anchor.dataset == dataset]
+        if anchors:
+            blocks += [
+                f"### {dataset}: published elsewhere, not measured here",
+                _ANCHOR_NOTE,
+                _published(anchors),
+            ]
+    return "\n\n".join(blocks) + "\n"
+
+
+def _provenance(table: pd.DataFrame, params: Params, protocol: dict[str, Any]) -> str:
+    benchmark = params.benchmark
+    categories = sum(len(params.data[dataset].categories) for dataset in benchmark.datasets)
+    asked = categories * len(benchmark.methods) * len(benchmark.seeds)
+    cells = f"{len(table)} of {asked}"
+    if len(table) < asked:
+        cells = f"**{cells}: incomplete; a dataset's mean covers only seeds that have all categories**"
+    block = ", ".join(f"{key} {value}" for key, value in protocol["protocol"].items())
+    rows = [
+        ["commit", ", ".join(f"`{commit}`" for commit in table["commit"].unique())],
+        ["protocol", f"{block}; hash `{protocol['hash']}`"],
+        ["backbone", f"`{params.model.backbone}`, strides {_listed(params.model.strides)}"],
+        ["seeds", _listed(benchmark.seeds)],
+        ["cells", cells],
+    ]
+    return markdown_table(["", ""], "ll", rows)
+
+
+def _all_metrics(of_dataset: pd.DataFrame) -> str:
+    rows = [
+        [
+            row["method"],
+            str(row["n_seeds"]),
+            *(_percent(row, metric) for metric in TITLES),
+            f"{row['params_added'] / 1e6:.2f} M",
+            f"{row['train_seconds']:.0f} s",
+            f"{row['inference_ms']:.0f} ms",
+        ]
+        for _, row in of_dataset.loc[of_dataset["category"] == MEAN].iterrows()
+        if row["n_seeds"] > 0
+    ]
+    header = ["method", "seeds", *TITLES.values(), "added parameters", "training per cell", "inference per image"]
+    return markdown_table(header, "l" + "r" * (len(header) - 1), rows)
+
+
+def _per_category(of_dataset: pd.DataFrame, tuned: set[str]) -> str:
+    methods = list(of_dataset["method"].unique())
+    cells = of_dataset.set_index(["category", "method"])
+    rows = []
+    for category in of_dataset["category"].unique():
+        row = [_category(category, tuned)]
+        for metric in _PER_CATEGORY:
+            for method in methods:
+                known = (category, method) in cells.index
+                row.append(_percent(cells.loc[(category, method)], metric) if known else "")
+        rows.append(row)
+    titles = [f"{TITLES[metric]}<br>{method}" for metric in _PER_CATEGORY for method in methods]
+    return markdown_table(["category", *titles], "l" + "r" * len(titles), rows)
+
+
+def _gains(of_dataset: pd.DataFrame, seeds: tuple[int, ...]) -> list[str]:
+    if of_dataset.empty:
+        return []
+    method = of_dataset["method"].iloc[0]
+    rows = [
+        [
+            _category(row["category"], set()),
+            row["rival"],
+            f"{100 * row['gain']:+.2f}",
+            f"{100 * row['lower']:+.2f} to {100 * row['upper']:+.2f}",
+        ]
+        for row in of_dataset.to_dict("records")
+    ]
+    return [
+        f"### What {method} gains in image AUROC",
+        f"Percentage points over the other methods, mean of seeds {_listed(seeds)}, with 95 % intervals of a paired "
+        "bootstrap over the test images (classes resampled apart); an interval that spans zero shows no difference.",
+        markdown_table(["category", "over", "gain", "95 % interval"], "llrr", rows),
+    ]
+
+
+def _oracle(of_dataset: pd.DataFrame) -> list[str]:
+    if of_dataset.empty:
+        return []
+    rows = [
+        [row["category"], row["method"], str(row["n_seeds"]), f"{100 * row['last']:.2f}", f"{100 * row['best']:.2f}"]
+        for row in of_dataset.to_dict("records")
+    ]
+    return [
+        "### Last weights, and the best on the test set (an oracle)",
+        "Image AUROC, mean over seeds. The last weights are the result. The best on the test set is what choosing "
+        "among the reports of a training by its test images would print; **nobody can have it**, it only shows how "
+        "much such a choice would flatter.",
+        markdown_table(["category", "method", "seeds", "last", "best on test (oracle)"], "llrrr", rows),
+    ]
+
+
+def _search(of_dataset: pd.DataFrame, params: Params) -> list[str]:
+    """Default against tuned parameters, on the same seeds."""
+    blocks = []
+    for tuned in [method for method in params.benchmark.methods if method.endswith(TUNED)]:
+        method = tuned.removesuffix(TUNED)
+        default, found = (of_dataset.loc[of_dataset["method"] == name] for name in (method, tuned))
+        pairs = default.merge(found, on=["category", "seed"], suffixes=("", TUNED))
+        if pairs.empty or params.tuned is None:
+            continue
+        gains = pairs[["category", "seed"]].assign(
+            **{metric: pairs[metric + TUNED] - pairs[metric] for metric in _PER_CATEGORY}
+        )
+        groups = [(category, gains.loc[gains["category"] == category]) for category in gains["category"].unique()]
+        rows = [
+            [category, str(group["seed"].nunique()), *(_gain(group, metric) for metric in _PER_CATEGORY)]
+            for category, group in [*groups, (f"**{MEAN}**", gains)]
+        ]
+        notes = [
+            f"{name}: {note['objective']} {_rounded(note['default'])} by default, {_rounded(note['found'])} found"
+            for name, note in params.tuned.search.items()
+        ]
+        header = ["category", "seeds", *(f"gain in {TITLES[metric]}" for metric in _PER_CATEGORY)]
+        blocks += [
+            f"### What search brought: {tuned} against {method}",
+            "Percentage points on the test set, mean ± sample standard deviation over the same seeds. The search saw "
+            f"held-out training images and synthetic anomalies only ({'; '.join(notes)}).",
+            markdown_table(header, "lrrrr", rows),
+        ]
+    return blocks
+
+
+def _gain(gains: pd.DataFrame, metric: str) -> str:
+    of_seeds = np.array([gains.loc[gains["seed"] == seed, metric].mean() for seed in gains["seed"].unique()])
+    if np.isnan(of_seeds).any():
+        return ""
+    spread = f" ± {100 * of_seeds.std(ddof=1):.2f}" if len(of_seeds) > 1 else ""
+    return f"{100 * of_seeds.mean():+.2f}{spread}"
+
+
+def _category(category: str, tuned: set[str]) -> str:
+    if category == MEAN:
+        return f"**{category}**"
+    return f"{category} {_TUNED}" if category in tuned else category
+
+
+def _published(anchors: list[Anchor]) -> str:
+    rows = [
+        [
+            anchor.method,
+            *map(_optional, (anchor.image_auroc, anchor.pixel_auroc, anchor.aupro_30)),
+            anchor.source,
+        ]
+        for anchor in anchors
+    ]
+    return markdown_table(["method", *(TITLES[metric] for metric in _PER_CATEGORY), "source"], "lrrrl", rows)
+
+
+def _percent(row: Any, metric: str) -> str:
+    mean, deviation = row[f"{metric}_mean"], row[f"{metric}_std"]
+    if pd.isna(mean):
+        return ""
+    return f"{100 * mean:.2f}" if pd.isna(deviation) else f"{100 * mean:.2f} ± {100 * deviation:.2f}"
+
+
+def _rounded(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.4f}"
+
+
+def _optional(value: float | None) -> str:
+    return "" if value is None else str(value)
+
+
+def _listed(values: tuple[int, ...]) -> str:
+    return ", ".join(map(str, values))

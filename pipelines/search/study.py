@@ -1,0 +1,182 @@
+"""A search, the files that remember its trials, and what it found. How it is run is in ``tune.py``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+from ruamel.yaml import YAML
+
+from clflow.config.params import Override, Params
+from clflow.data.manifest import category_rows, data_hash, read_manifest
+from clflow.errors import ClflowError, ParameterError
+from clflow.files import fingerprint, read_json, write_atomically, write_json
+from clflow.methods import find_method
+from clflow.provenance import commit, source_hash
+from clflow.training.loop import VALIDATION
+from pipelines.workspace import cells
+
+OBJECTIVE = VALIDATION
+"""What a search raises: the mean of categories and seeds."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """A trial that has ended.
+
+    Attributes:
+        number: counted from 0, the trial with the present parameters.
+        state: a trial stopped early was poor at a report; a failed one has an ``error``.
+        values: what was drawn, by the keys of the search space.
+        curve: the figures of each report, `OBJECTIVE` among them.
+    """
+
+    number: int
+    state: Literal["finished", "stopped", "failed"]
+    values: dict[str, Any]
+    curve: list[dict[str, float]]
+    seconds: float
+    error: str | None
+
+    @property
+    def objective(self) -> float | None:
+        """At the last report; None if it failed before the first."""
+        return self.curve[-1][OBJECTIVE] if self.curve else None
+
+
+@dataclass(frozen=True)
+class Search:
+    """One search: the categories that share a configuration, and the hash of all that determines its trials."""
+
+    dataset: str
+    categories: tuple[str, ...]
+    key: str
+    folder: Path
+
+    @classmethod
+    def plan(cls, params: Params, dataset: str, categories: tuple[str, ...], workspace: Path) -> Search:
+        """The search of some categories of a dataset; how many trials are asked for does not matter to it.
+
+        Raises:
+            DataError: a category or its synthetic anomalies are not there yet.
+            ParameterError, WeightsError: the method, backbone or weights file does not exist.
+        """
+        method = find_method(params.tune.method)
+        manifest = read_manifest(workspace / "data" / dataset)
+        content = [
+            [
+                category,
+                data_hash(category_rows(manifest, category, "train")),
+                cells.synthetic_hash(workspace, dataset, params.synthetic_set(category, params.tune.method)),
+                cells.determinants(params.for_category(dataset, category, params.tune.method), method),
+            ]
+            for category in categories
+        ]
+        settings = params.tune.model_dump(mode="json", exclude={"datasets", "trials", "timeout"})
+        key = fingerprint([dataset, content, settings, source_hash(*cells.CODE)])
+        return cls(dataset, categories, key, workspace / ".clflow" / "search" / key[:12])
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.dataset} ({', '.join(self.categories)})"
+
+    def records(self) -> list[Record]:
+        """All trials that have ended, in the order they began."""
+        return [Record(**read_json(path)) for path in sorted(self.folder.glob("[0-9]*.json"))]
+
+    def keep(self, record: Record) -> None:
+        """Remember a trial that has ended."""
+        write_json(self.folder / f"{record.number:04}.json", asdict(record))
+
+
+def present_values(params: Params) -> dict[str, Any]:
+    """The present parameters, by the keys of the search space: where a search begins and what it must beat.
+
+    Raises:
+        ParameterError: one of them lies outside the space.
+    """
+    tree = params.model_dump(mode="json")
+    values = {}
+    for key, distribution in params.tune.space.items():
+        section, _, name = key.partition(".")
+        values[key] = tree[section][name]
+        if not distribution.contains(values[key]):
+            raise ParameterError(f"tune.space.{key} does not contain the present value {values[key]!r}; widen it.")
+    return values
+
+
+def best(records: list[Record]) -> Record | None:
+    """The finished trial of highest objective, the earliest of equals; one stopped early was trained less."""
+    finished = [record for record in records if record.state == "finished"]
+    return max(finished, key=lambda record: (record.objective or 0.0, -record.number), default=None)
+
+
+def write_found(searches: list[Search], each: bool, params: Params, target: Path) -> None:
+    """Write what was found to ``target``, a file that params.yaml can name, and beside it a table of all trials.
+
+    Args:
+        searches: those that ended.
+        each: whether each was of one category, for that category only.
+        target: the YAML file; the table has its name with the ending ``.csv``.
+
+    Raises:
+        ClflowError: no trial of a search finished.
+    """
+    notes: dict[str, Any] = {}
+    parameters: dict[str, Any] = {}
+    overrides: dict[str, Any] = {}
+    tables = []
+    for search in searches:
+        records = search.records()
+        winner = best(records)
+        if winner is None:
+            errors = sorted({record.error for record in records if record.error is not None})
+            raise ClflowError(f"no trial of {search.name} finished: {'; '.join(errors) or 'give it more time'}")
+        default = next((r.objective for r in records if r.number == 0 and r.state == "finished"), None)
+        states = [record.state for record in records]
+        notes[search.name] = {
+            "method": params.tune.method,
+            "seeds": list(params.tune.seeds),
+            "objective": OBJECTIVE,
+            "found": winner.objective,
+            "default": default,
+            "trial": winner.number,
+            "trials": {state: states.count(state) for state in sorted(set(states))},
+            "key": search.key,
+            "commit": commit(),
+        }
+        found = Override.of(winner.values).model_dump(exclude_defaults=True)
+        if each:
+            overrides[f"{search.dataset}/{search.categories[0]}"] = found
+        else:
+            parameters = found
+        tables.append(_table(search, records))
+        before = "unknown" if default is None else f"{default:.4f}"
+        print(f"{search.name}: {OBJECTIVE} {before} by default, {winner.objective:.4f} in trial {winner.number}")
+    with write_atomically(target) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.write("# Found by `clflow tune`. To train with it, name this file under `tuned` in params.yaml and add\n")
+        file.write(f"# {params.tune.method}-tuned to benchmark.methods.\n")
+        YAML().dump({"search": notes, "parameters": parameters, "overrides": overrides}, file)
+    with write_atomically(target.with_suffix(".csv")) as temporary:
+        pd.concat(tables).to_csv(temporary, index=False, lineterminator="\n")
+    print(f"written: {target} and its trials, {target.with_suffix('.csv').name}", flush=True)
+
+
+def _table(search: Search, records: list[Record]) -> pd.DataFrame:
+    rows = [
+        {
+            "search": search.name,
+            "trial": record.number,
+            "state": record.state,
+            "reports": len(record.curve),
+            **record.values,
+            **(record.curve[-1] if record.curve else {}),
+            "seconds": record.seconds,
+            "error": record.error,
+        }
+        for record in records
+    ]
+    return pd.DataFrame(rows)

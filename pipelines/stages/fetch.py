@@ -1,0 +1,79 @@
+"""Stage `fetch`: brings one dataset to ``data/<dataset>``. It always runs, and mostly finds nothing to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pandas as pd
+
+from clflow.config.params import Params
+from clflow.data.catalogue import Counts, find
+from clflow.data.download import Progress
+from clflow.data.fetch import cache_folder, fetch
+from clflow.errors import ParameterError
+
+
+def run(params: Params, dataset: str, workspace: Path) -> None:
+    """Fetch the categories of ``dataset`` that the parameters list, and print what each of them holds.
+
+    A relative source is one in the workspace.
+
+    Raises:
+        ParameterError: the parameters do not describe the dataset, or do not suit it.
+        DataError: see `clflow.data.fetch.fetch`.
+    """
+    entry = find(dataset)
+    if dataset not in params.data:
+        raise ParameterError(f"The parameters do not describe dataset {dataset!r}; add it under data.")
+    wanted = params.data[dataset]
+    if wanted.source is not None:
+        source = workspace / Path(wanted.source).expanduser()
+        wanted = wanted.model_copy(update={"source": str(source.absolute())})
+    with _progress() as progress:
+        manifest = fetch(
+            dataset,
+            wanted,
+            folder=workspace / "data" / dataset,
+            downloads=cache_folder() / "downloads",
+            record=workspace / ".clflow" / "fetch" / f"{dataset}.json",
+            progress=progress,
+        )
+    print(f"{entry.title}; licence: {' '.join(filter(None, (entry.licence, entry.licence_url)))}")
+    for category in wanted.categories:
+        print(_summary(category, manifest.loc[manifest["category"] == category], entry.counts.get(category)))
+
+
+def _summary(category: str, rows: pd.DataFrame, published: Counts | None) -> str:
+    kinds = list(zip(rows["split"], rows["label"], strict=True))
+    counts = Counts(*(kinds.count(kind) for kind in (("train", 0), ("test", 0), ("test", 1))))
+    line = f"  {category}: {_numbers(counts)}"
+    return line if published in (None, counts) else f"{line}; published were {_numbers(published)}"
+
+
+def _numbers(counts: Counts) -> str:
+    return f"{counts.train} train / {counts.test_good} test good / {counts.test_defective} test defective"
+
+
+@contextmanager
+def _progress() -> Iterator[Progress | None]:
+    """A progress bar in a terminal, nothing elsewhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield None
+        return
+    columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn()
+    with Bars(*columns, console=console, transient=True) as bars:
+        tasks = {}
+
+        def show(what: str, done: int, total: int | None) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total)
+            bars.update(tasks[what], completed=done, total=total)
+
+        yield show

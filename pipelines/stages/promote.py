@@ -1,0 +1,207 @@
+"""``clflow promote``: a cell's model becomes a version in the registry, and champion of its category if it is better.
+
+A candidate is compared with the champion on the same test images. Nothing is overwritten: a champion that is replaced
+stays a version, and `clflow rollback` makes it champion again.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from mlflow.entities import LoggedModel
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+
+from clflow.config.params import Params
+from clflow.errors import ClflowError, PromotionError
+from pipelines.registry import candidate as candidates
+from pipelines.registry import champions
+from pipelines.registry.candidate import Candidate
+from pipelines.registry.champions import CHALLENGER, Registry, number
+from pipelines.registry.evidence import file_hashes
+from pipelines.registry.gate import Judgement, judge, score_again
+from pipelines.registry.locate import CHAMPION, download, registered_name, require_database, tracking_uri
+from pipelines.registry.outcome import REFUSED, UNCHANGED, Outcome, write_table
+from pipelines.tracking.tracker import Tracker
+
+
+def run(params: Params, wanted: dict[str, tuple[str, ...]], workspace: Path, source: str | None, dry_run: bool) -> None:
+    """Promote candidates, print a line for each, and write reports/promotion-<dataset>.csv.
+
+    Args:
+        params: of the workspace.
+        wanted: categories by dataset.
+        workspace: whose cells are promoted, and whose MLflow server has the registry.
+        source: MLflow server from whose registry the champions are copied, instead of promoting cells.
+        dry_run: only print what would be.
+
+    Raises:
+        PromotionError: categories were refused; the others are done.
+        ClflowError: an MLflow server does not answer.
+    """
+    if source is not None:
+        require_database(source)
+    target, origin = Registry(tracking_uri(workspace)), Registry(source) if source is not None else None
+    for server in (target, origin):
+        if server is not None:
+            server.require_answer()
+    promoter = Promoter(params, workspace, target, origin, dry_run)
+    refused = []
+    for dataset, categories in wanted.items():
+        outcomes = []
+        for category in categories:
+            outcomes.append(promoter.promote(dataset, category))
+            print(outcomes[-1].sentence(), flush=True)
+        refused += [f"{dataset}/{outcome.category}" for outcome in outcomes if outcome.verdict == REFUSED]
+        if not dry_run:
+            write_table(workspace / "reports" / f"promotion-{dataset}.csv", outcomes)
+    if refused:
+        raise PromotionError(f"refused: {', '.join(refused)}; the reasons are above, everything else is done.")
+
+
+def rollback(dataset: str, category: str, workspace: Path) -> None:
+    """Make the version of a category champion again that the present champion replaced.
+
+    Raises:
+        PromotionError: there is no champion, or nothing to go back to, or somebody else is changing it.
+        ClflowError: the MLflow server does not answer.
+    """
+    uri = tracking_uri(workspace)
+    require_database(uri)
+    target = Registry(uri)
+    target.require_answer()
+    champion, demoted = target.roll_back(registered_name(dataset, category))
+    print(f"{dataset}/{category}: version {number(champion)} is champion again, not version {number(demoted)}")
+
+
+@dataclass(frozen=True)
+class Promoter:
+    """Promotes one category after the other, from a workspace or a registry ``source`` to the registry ``target``."""
+
+    params: Params
+    workspace: Path
+    target: Registry
+    source: Registry | None
+    dry_run: bool
+
+    def promote(self, dataset: str, category: str) -> Outcome:
+        """Promote one category; an error becomes the reason of a refusal, so that it stops no other."""
+        try:
+            with tempfile.TemporaryDirectory() as scratch:
+                return self._promote(dataset, category, Path(scratch))
+        except ClflowError as error:
+            reason = str(error)
+        except MlflowException as error:
+            reason = f"MLflow failed ({' '.join(str(error).split())[:200]}); promote again."
+        return Outcome(dataset, category, REFUSED, (reason,))
+
+    def _promote(self, dataset: str, category: str, scratch: Path) -> Outcome:
+        if self.source is None:
+            candidate = candidates.from_workspace(self.params, dataset, category, self.workspace)
+        else:
+            candidate = candidates.from_registry(self.params, dataset, category, self.source, scratch)
+        evidence, name = candidate.evidence, registered_name(dataset, category)
+        model = self._logged(candidate, scratch)
+        champion = self.target.aliased(name, CHAMPION)
+        known = self.target.versions_of_cell(name, evidence.cell.key)
+        settled = _settled(known, champion)
+        if settled is not None:
+            version, reason = settled
+            return Outcome(dataset, category, UNCHANGED, (reason,), number(version), evidence)
+
+        judgement = self._judge(candidate, champion, scratch)
+        verdict = CHAMPION if judgement.wins else CHALLENGER
+        outcome = Outcome(dataset, category, verdict, judgement.reasons, None, evidence, judgement)
+        version = known[-1] if known else None
+        if version is not None:
+            outcome = replace(outcome, version=number(version))
+            tags = outcome.tags(candidate.origin, champion and number(champion))
+            if verdict == CHALLENGER and _same(version.tags, tags):
+                return replace(outcome, verdict=UNCHANGED)
+        if self.dry_run:
+            return outcome
+        assert model is not None and model.source_run_id is not None, "a cell that was synced has a run and a model"
+        self.target.log_evidence(model.source_run_id, evidence)
+        if version is None:
+            version = self.target.register(name, model, evidence.cell.key)
+        self._record(version, champion, outcome, candidate.origin)
+        return replace(outcome, version=number(version))
+
+    def _logged(self, candidate: Candidate, scratch: Path) -> LoggedModel | None:
+        """The model as the target's MLflow holds it, logged if it was not; None only in a dry run.
+
+        Raises:
+            PromotionError: it is not the candidate.
+            ClflowError: MLflow does not answer.
+        """
+        cell = candidate.evidence.cell
+        if not self.dry_run:
+            tracker = Tracker.connect(self.params, self.workspace)
+            tracker.sync([cell], candidate.workspace)
+            tracker.require()
+        model = self.target.logged_model(self.params.tracking.experiment, cell.key)
+        if model is not None:
+            folder = download(model.model_uri, self.target.uri, scratch / "logged")
+            candidate.evidence.require_files(file_hashes(folder), f"in MLflow at {self.target.uri}")
+        return model
+
+    def _judge(self, candidate: Candidate, champion: ModelVersion | None, scratch: Path) -> Judgement:
+        """Judge it against the champion's stored scores; if they are of other images, by scoring with the champion.
+
+        Raises:
+            PromotionError: the scores are of other images, and the images of the candidate's are not here.
+        """
+        evidence, rules = candidate.evidence, self.params.promotion
+        if champion is None:
+            return judge(evidence, candidate.folder, None, rules)
+        rival = self.target.evidence(champion)
+        if rival.test_hash == evidence.test_hash:
+            return judge(evidence, candidate.folder, rival.scores, rules)
+        if candidate.images is None:
+            raise PromotionError(
+                f"the champion, version {number(champion)}, was measured on other test images than the model that is "
+                "to replace it; measure both on the same images and promote again."
+            )
+        folder = self.target.model_folder(champion, scratch / "champion")
+        scores = score_again(folder, evidence.scores, candidate.images)
+        judgement = judge(evidence, candidate.folder, scores, rules)
+        note = f"version {number(champion)} was measured on other test images and scored again on the present ones"
+        return replace(judgement, reasons=(*judgement.reasons, note))
+
+    def _record(self, version: ModelVersion, champion: ModelVersion | None, outcome: Outcome, origin: str) -> None:
+        """Write the verdict to the registry.
+
+        Raises:
+            PromotionError: it should have become champion, but somebody else was first; it stays challenger.
+        """
+        compared = champion and number(champion)
+        if outcome.verdict == CHALLENGER:
+            self.target.describe(version, outcome.tags(origin, compared), outcome.description())
+            return
+        replaced = {champions.REPLACED: str(compared or "")}
+        try:
+            self.target.crown(version, champion, outcome.tags(origin, compared) | replaced, outcome.description())
+        except PromotionError as error:
+            lost = replace(outcome, verdict=CHALLENGER, reasons=(str(error),))
+            self.target.describe(version, lost.tags(origin, compared), lost.description())
+            raise
+
+
+def _settled(known: list[ModelVersion], champion: ModelVersion | None) -> tuple[ModelVersion, str] | None:
+    """A version of the very cell that leaves nothing to judge, and why."""
+    for version in known:
+        if champion is not None and number(version) == number(champion):
+            return version, "it is champion already"
+    for version in known:
+        if champions.ROLLED_BACK_BY in version.tags:
+            by, at = version.tags[champions.ROLLED_BACK_BY], version.tags[champions.ROLLED_BACK_AT]
+            return version, f"it was rolled back by {by} at {at}; delete these tags to let it compete again"
+    return None
+
+
+def _same(before: dict[str, str], now: dict[str, str]) -> bool:
+    """Whether a challenger was judged so before, on the same images and against the same champion."""
+    grounds = (champions.VERDICT, champions.REASONS, champions.COMPARED_WITH, champions.TEST_HASH)
+    return all(before.get(tag) == now[tag] for tag in grounds)

@@ -1,0 +1,1 @@
+"""A workspace: what it holds, where, and which cells are asked for."""

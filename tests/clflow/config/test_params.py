@@ -1,0 +1,160 @@
+"""Every way to get params.yaml wrong ends in one sentence that names the key."""
+
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from clflow.config.params import Params, load
+from clflow.errors import ParameterError
+from tests.tiny import write_params
+
+ROOT = Path(__file__).parents[3]
+
+
+def broken(tmp_path: Path, *keys: str, value: object = None, remove: bool = False) -> Path:
+    """The project's own params.yaml with one key changed or removed."""
+    yaml = YAML()
+    tree = yaml.load(ROOT / "params.yaml")
+    place = tree
+    for key in keys[:-1]:
+        place = place[key]
+    if remove:
+        del place[keys[-1]]
+    else:
+        place[keys[-1]] = value
+    path = tmp_path / "params.yaml"
+    yaml.dump(tree, path)
+    return path
+
+
+def test_full_benchmark_lists_all_categories():
+    params = load(ROOT / "params.yaml")
+    assert len(params.data["mvtec_ad"].categories) == 15
+    assert params.data["btad"].categories == ("01", "02", "03")
+    assert params.model.backbone.startswith("wide_resnet50_2")
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "names"),
+    [
+        (("train", "stepps"), 3, "train.stepps"),
+        (("colour",), 3, "colour"),
+        (("train", "steps"), "many", "train.steps"),
+        (("train", "steps"), 3.5, "train.steps"),
+        (("train", "steps"), 0, "train.steps"),
+        (("train", "warmup"), 100000, "train"),
+        (("train", "learning_rate"), "0.01", "train.learning_rate"),
+        (("benchmark", "seeds"), [], "benchmark.seeds"),
+        (("benchmark", "seeds"), [1, 1], "seeds"),
+        (("benchmark", "datasets"), ["mvtec"], "mvtec"),
+        (("data", "btad", "categories"), [1, 2], "data.btad.categories.0"),
+        (("data", "btad", "categories"), ["../x"], "data.btad.categories.0"),
+        (("protocol", "image_size"), 100, "protocol.image_size"),
+        (("protocol", "holdout"), 0.9, "protocol.holdout"),
+        (("model", "pool"), 2, "model"),
+        (("model", "strides"), [7], "model.strides.0"),
+        (("synthesis", "opacity"), [0.9, 0.1], "synthesis"),
+        (("synthesis", "sources", "texture"), 1, "textures"),
+        (("synthesis", "shapes", "hole"), 1, "synthesis.shapes.hole"),
+        (("loss", "contrast"), -1, "loss.contrast"),
+        (("loss", "contrast"), float("nan"), "loss.contrast"),
+        (("overrides",), {"mvtec_ad/bottel": {}}, "mvtec_ad/bottel"),
+        (("overrides",), {"mvtec_ad/bottle": {"train": {"stepps": 3}}}, "train.stepps"),
+        (("overrides",), {"mvtec_ad/bottle": {"protocol": {}}}, "protocol"),
+        (("benchmark", "methods"), ["clflow-tuned"], "tuned"),
+        (("tuned",), "tuned/none.yaml", "tuned/none.yaml"),
+        (("tuned",), {"search": {}, "parameters": {"protocol": {}}, "overrides": {}}, "tuned.parameters.protocol"),
+        (("tune", "datasets"), ["mvtec"], "mvtec"),
+        (("tune", "space"), {}, "tune.space"),
+        (("tune", "space"), {"loss.contrst": {"uniform": [0, 1]}}, "loss.contrst"),
+        (("tune", "space"), {"protocol.image_size": {"choice": [256, 512]}}, "protocol.image_size"),
+        (("tune", "space"), {"train.reports": {"integer": [1, 9]}}, "train.reports"),
+        (("tune", "space"), {"train.learning_rate": {"uniform": [-1, 1]}}, "train.learning_rate"),
+        (("tune", "space"), {"model.strides": {"choice": [8, 16]}}, "model.strides"),
+        (("tune", "space"), {"loss.contrast": {"uniform": [1, 0]}}, "tune.space.loss.contrast"),
+        (("tune", "space"), {"loss.contrast": {"log_uniform": [0, 1]}}, "tune.space.loss.contrast.log_uniform"),
+        (("tune", "space"), {"loss.contrast": {"uniform": [0, 1], "choice": [0, 1]}}, "exactly one"),
+        (("promotion", "floors"), {"image_auc": 0.9}, "image_auc"),
+    ],
+)
+def test_wrong_value_names_its_key(tmp_path: Path, keys: tuple[str, ...], value: object, names: str):
+    with pytest.raises(ParameterError) as error:
+        load(broken(tmp_path, *keys, value=value))
+    assert names in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_key_is_named_and_never_defaulted(tmp_path: Path):
+    tree = YAML(typ="safe").load(ROOT / "params.yaml")
+    for section in ("protocol", "synthesis", "model", "loss", "train", "tune", "promotion", "serving", "watching"):
+        for key in tree[section]:
+            with pytest.raises(ParameterError, match=rf"{section}\.{key}.*missing"):
+                load(broken(tmp_path, section, key, remove=True))
+
+
+def test_missing_and_malformed_files_are_one_sentence(tmp_path: Path):
+    with pytest.raises(ParameterError, match="does not exist"):
+        load(tmp_path / "params.yaml")
+    (tmp_path / "params.yaml").write_text("a: [1, 2")
+    with pytest.raises(ParameterError, match="not valid YAML"):
+        load(tmp_path / "params.yaml")
+
+
+def test_override_changes_its_category_only(tmp_path: Path):
+    params = load(broken(tmp_path, "overrides", value={"btad/01": {"train": {"steps": 777}}}))
+    assert params.for_category("btad", "01").train.steps == 777
+    assert params.for_category("btad", "01").train.warmup == params.train.warmup
+    assert params.for_category("btad", "02") == params
+
+
+def test_tuned_parameters_are_those_of_methods_that_say_so(tmp_path: Path):
+    tree = YAML(typ="safe").load(ROOT / "params.yaml")
+    tree["benchmark"]["methods"] = ["clflow", "clflow-tuned"]
+    tree["tuned"] = "tuned/found.yaml"
+    tree["overrides"] = {"btad/02": {"train": {"steps": 9999}}}
+    found = {
+        "search": {"trials": 3},
+        "parameters": {"train": {"steps": 555}, "loss": {"contrast": 0.3}},
+        "overrides": {"btad/01": {"train": {"steps": 777}}},
+    }
+    (tmp_path / "tuned").mkdir()
+    write_params(tmp_path / "tuned" / "found.yaml", found)
+    params = load(write_params(tmp_path / "params.yaml", tree))
+    steps = {
+        (category, method): params.for_category("btad", category, method).train.steps
+        for category in ("01", "02", "03")
+        for method in ("clflow", "clflow-tuned")
+    }
+    plain = tree["train"]["steps"]
+    assert steps == {
+        **{("01", "clflow"): plain, ("02", "clflow"): 9999, ("03", "clflow"): plain},
+        **{("01", "clflow-tuned"): 777, ("02", "clflow-tuned"): 9999, ("03", "clflow-tuned"): 555},
+    }
+    assert params.for_category("btad", "01", "clflow-tuned").loss.contrast == 0.3
+    alone = [category for category in ("01", "02", "03") if params.is_tuned_alone("btad", category, "clflow-tuned")]
+    assert alone == ["01", "02"]
+    assert not params.is_tuned_alone("btad", "01", "clflow")
+    assert Params.model_validate_json(params.model_dump_json()) == params
+
+
+def test_variants_change_the_methods_that_name_them(tmp_path: Path):
+    path = broken(tmp_path, "variants", value={"plain": {"loss": {"contrast": 0.0}}})
+    params = load(path)
+    assert params.loss.contrast > 0
+    assert params.for_category("mvtec_ad", "bottle", "clflow").loss == params.loss
+    assert params.for_category("mvtec_ad", "bottle", "clflow.plain").loss.contrast == 0
+
+
+def test_variant_that_nobody_described_is_refused(tmp_path: Path):
+    with pytest.raises(ParameterError, match=r"'clflow\.plain'.*'plain'"):
+        load(broken(tmp_path, "benchmark", "methods", value=["clflow.plain"]))
+
+
+def test_ablation_differs_from_the_real_benchmark_in_its_methods_alone():
+    real, ablation = (load(ROOT / "reports" / "real" / name) for name in ("params.yaml", "ablation.yaml"))
+    train = ablation.train.model_copy(update={"keep_reports": real.train.keep_reports})  # what is kept trains nothing
+    same = {"benchmark": real.benchmark, "variants": real.variants, "train": train}
+    assert ablation.model_copy(update=same) == real
+    assert ablation.benchmark.seeds == real.benchmark.seeds
+    assert {f"clflow.{name}" for name in ablation.variants} < set(ablation.benchmark.methods)

@@ -1,0 +1,77 @@
+"""A cluster that is there already, joined by its address; it asks for a token, as Ray's do."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from clflow.config.params import load
+from pipelines.stages import fetch, synthesize
+from tests import tiny
+from tests.loopback import free_port
+from tests.pipelines.command import BIN, environment, run
+from tests.waiting import wait_until
+
+
+@pytest.fixture(scope="module")
+def home() -> Iterator[Path]:
+    """A home folder with a token. Its path is short, for Ray makes sockets below it."""
+    with tempfile.TemporaryDirectory() as folder:
+        made = run("ray", "get-auth-token", "--generate", HOME=folder, RAY_AUTH_MODE="token")
+        assert made.returncode == 0, made.stdout
+        yield Path(folder)
+
+
+@pytest.fixture(scope="module")
+def address(home: Path) -> Iterator[str]:
+    """Of a cluster of one node."""
+    port = free_port()
+    log = home / "ray.log"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [
+                str(BIN / "ray"),
+                *("start", "--head", "--block", f"--port={port}", "--num-cpus=1", f"--temp-dir={home / 'ray'}"),
+                *("--include-dashboard=false", "--disable-usage-stats"),
+            ],
+            env=environment(HOME=str(home), RAY_AUTH_MODE="token"),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+    try:
+        wait_until(lambda: "Ray runtime started" in log.read_text(), process, log)
+        yield f"127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@pytest.fixture(scope="module")
+def workspace(tiny_source: Path, address: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    workspace = tmp_path_factory.mktemp("workspace")
+    changes = {"benchmark__methods": ["clflow"], "resources__cluster": address}
+    params = load(tiny.write_params(workspace / "params.yaml", tiny.params_tree(tiny_source, **changes)))
+    fetch.run(params, "folder", workspace)
+    synthesize.run(params, "folder", workspace)
+    return workspace
+
+
+def test_cluster_that_is_not_shown_its_token_is_one_sentence(workspace: Path, address: str, home: Path):
+    # Ray tries once a second, 20 times if it is not told otherwise.
+    unshown = {"HOME": str(home), "RAY_AUTH_MODE": "disabled", "RAY_NUM_REDIS_GET_RETRIES": "1"}
+    trained = run("clflow", "train", "--dataset", "folder", cwd=workspace, **unshown)
+    assert trained.returncode == 2
+    said = trained.stdout.splitlines()[-1]
+    assert said.startswith(f"error: no Ray cluster answers at resources.cluster '{address}'")
+    assert "set RAY_AUTH_MODE=token" in said
+
+
+def test_cells_are_trained_on_a_cluster(workspace: Path, home: Path):
+    done = run("clflow", "train", "--dataset", "folder", cwd=workspace, HOME=str(home), RAY_AUTH_MODE="token")
+    assert done.returncode == 0, done.stdout
+    assert len(list(workspace.glob("runs/folder/*/cell.json"))) == len(tiny.CATEGORIES)

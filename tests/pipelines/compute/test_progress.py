@@ -1,0 +1,36 @@
+"""What a stage says of its jobs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from clflow.training.loop import VALIDATION
+from pipelines.compute.progress import Board
+
+
+def test_time_to_go_is_said_once_there_is_a_pace(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    with Board(("category",), 4, 2, tmp_path) as board:
+        for name in ("bottle", "screw", "cable", "tile"):
+            board.add(name, (name,))
+            board.progress(name, {"step": 20, VALIDATION: 0.875})
+            board.finished(name)
+    *at_once, third, fourth = capsys.readouterr().out.splitlines()
+    assert at_once == [f"[{i}/4] {name} done, step 20, validation 0.875" for i, name in ((1, "bottle"), (2, "screw"))]
+    assert third.startswith("[3/4] cable done, step 20, validation 0.875, about ")
+    assert fourth.endswith(", about 0 s to go")
+
+
+def test_failure_is_logged_and_its_last_line_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    with Board(("category",), 2, 1, tmp_path) as board:
+        board.add("bottle", ("bottle",))
+        log = board.failed("bottle", "Traceback\nValueError: no such level\n")
+        board.add("screw", ("screw",))
+        board.progress("screw", {"step": 20, VALIDATION: 0.5})
+        board.finished("screw")
+    assert capsys.readouterr().out.splitlines() == [
+        "[1/2] bottle FAILED: ValueError: no such level",
+        "[2/2] screw done, step 20, validation 0.500",
+    ]
+    assert log.read_text(encoding="utf-8") == "Traceback\nValueError: no such level\n"

@@ -1,0 +1,146 @@
+"""Predictions are those of the benchmark, whatever the images come from, and one bad image stops no other."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from clflow.data.images import read_image
+from clflow.errors import ClflowError, DataError
+from clflow.files import read_json
+from clflow.heatmap import overlay
+from clflow.score import upsample
+from pipelines.inference import predict
+from pipelines.inference.watch import Watch
+from pipelines.registry.locate import registered_name
+from tests import tiny
+from tests.pipelines.trained import Trained
+
+DISC = registered_name("folder", "disc")
+
+
+def stored(trained: Trained) -> pd.DataFrame:
+    """What the benchmark says of the test images of disc, by their path below ``disc/test``, in order."""
+    scores = trained.scores("disc")
+    scores["path"] = scores["path"].str.removeprefix("disc/test/")
+    return scores.sort_values("path", ignore_index=True)
+
+
+def test_scores_are_those_of_the_benchmark(trained: Trained, tmp_path: Path):
+    predict.run(str(trained.folder("disc")), str(trained.images / "disc" / "test"), tmp_path / "out", "csv")
+    table, expected = pd.read_csv(tmp_path / "out" / "scores.csv"), stored(trained)
+    threshold = read_json(trained.folder("disc") / "cell.json")["image_threshold"]
+    assert list(table.columns) == ["path", "image_score", "threshold", "anomalous", "error"]
+    assert list(table["path"]) == list(expected["path"])
+    np.testing.assert_allclose(table["image_score"], expected["image_score"], rtol=1e-5)
+    assert table["anomalous"].dtype == bool
+    assert list(table["anomalous"]) == list(expected["image_score"] > threshold)
+    assert table["threshold"].unique() == pytest.approx([threshold])
+    drawn = {path.relative_to(tmp_path / "out" / "heat_maps").as_posix() for path in tmp_path.rglob("*.png")}
+    assert drawn == {f"{path}.png" for path in expected["path"]}
+
+    (path,) = (tmp_path / "out" / "watch").glob("*.json")
+    watch = Watch.read(path)
+    assert (watch.model.category, watch.model.key) == ("disc", trained.cell("disc").key)
+    assert watch.recent == pytest.approx(table["image_score"].tolist())
+    held_out = pd.read_csv(trained.folder("disc") / "held_out.csv")
+    assert watch.model.reference == pytest.approx(held_out.loc[held_out["label"] == 0, "image_score"].tolist())
+
+
+def test_heat_map_is_that_of_the_benchmark(trained: Trained, tmp_path: Path):
+    scores, maps = trained.scores("disc"), np.load(trained.score_folder("disc") / "maps.npy")
+    row = scores["path"].tolist().index("disc/test/hole/000.png")
+    image = trained.images / "disc" / "test" / "hole" / "000.png"
+    limits = read_json(trained.folder("disc") / "cell.json")
+    score_map = upsample(maps[[row]], tiny.SIZE)[0]
+    expected = overlay(read_image(image), score_map, limits["typical_score"], limits["pixel_threshold"])
+    predict.run(str(trained.folder("disc")), str(image), tmp_path / "out", "csv")
+    drawn = read_image(tmp_path / "out" / "heat_maps" / "000.png.png")
+    assert drawn.shape == expected.shape
+    assert (np.abs(drawn.astype(int) - expected).max(axis=2) > 2).mean() < 0.01  # a line may move by rounding
+
+
+def test_heat_map_has_the_proportions_of_its_image(trained: Trained, tmp_path: Path):
+    Image.new("RGB", (600, 300), "grey").save(tmp_path / "wide.jpg")
+    predict.run(str(trained.folder("disc")), str(tmp_path / "wide.jpg"), tmp_path / "out", "csv")
+    with Image.open(tmp_path / "out" / "heat_maps" / "wide.jpg.png") as picture:
+        assert picture.size == (tiny.SIZE, tiny.SIZE // 2)
+
+
+def test_model_of_the_registry_predicts_the_same(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(trained.workspace)  # where mlflow.db lies
+    images = str(trained.images / "disc" / "test" / "*" / "00[0-3].png")
+    predict.run(f"models:/{DISC}@champion", images, tmp_path, "parquet")
+    table, expected = pd.read_parquet(tmp_path / "scores.parquet"), stored(trained)
+    assert list(table["path"]) == list(expected["path"])
+    np.testing.assert_allclose(table["image_score"], expected["image_score"], rtol=1e-5)
+    assert table["anomalous"].dtype == bool
+    assert f"folder/disc: 8 images, {table['anomalous'].sum()} anomalous" in capsys.readouterr().out
+    with pytest.raises(ClflowError, match=r"nobody@champion cannot be had from MLflow"):
+        predict.run("models:/nobody@champion", images, tmp_path, "csv")
+
+
+def test_plain_folder_needs_no_mlflow_and_a_damaged_image_stops_no_other(trained: Trained, tmp_path: Path):
+    shutil.copytree(trained.images / "disc" / "test" / "good", tmp_path / "line")
+    cut = (tmp_path / "line" / "001.png").read_bytes()[:900]
+    (tmp_path / "line" / "001.png").write_bytes(cut)
+    script = """
+import sys
+from pipelines.cli import main
+try:
+    main()
+finally:
+    print(sorted({"mlflow", "ray", "dvc"} & sys.modules.keys()))
+"""
+    # Into the folder that is read: what was written must not be read as an image the next time.
+    for _ in range(2):
+        result = subprocess.run(
+            [sys.executable, "-c", script, "predict", "--model", str(trained.folder("disc")), "--out", "line", "line"],
+            cwd=tmp_path,
+            env={**os.environ, "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert result.returncode == 2, result.stderr
+        assert result.stdout.splitlines()[-1] == "[]"
+        assert result.stderr.splitlines()[-1].startswith("error: 1 of 4 images could not be read")
+        assert "001.png" in result.stderr and "Traceback" not in result.stderr
+        table = pd.read_csv(tmp_path / "line" / "scores.csv")
+        assert table["anomalous"].dtype == bool
+        assert list(table["image_score"].isna()) == [False, True, False, False]
+        assert list(table["error"].isna()) == [True, False, True, True]
+        damaged = table.to_dict("records")[1]
+        assert (damaged["path"], damaged["anomalous"]) == ("001.png", True)
+        assert "truncated" in damaged["error"]
+        assert not (tmp_path / "line" / "heat_maps" / "001.png.png").exists()
+    (path,) = (tmp_path / "line" / "watch").glob("*.json")
+    assert Watch.read(path).statistics.count == 6
+
+
+@pytest.mark.parametrize("source", ["empty", "nowhere", "empty/*.png", "empty/notes.txt"])
+def test_no_image_is_one_sentence(trained: Trained, tmp_path: Path, source: str):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "notes.md").write_text("not an image")
+    with pytest.raises(DataError, match=r"holds no images"):
+        predict.run(str(trained.folder("disc")), str(tmp_path / source), tmp_path / "out", "csv")
+    assert not (tmp_path / "out").exists()
+
+
+def test_wrong_model_or_target_is_one_sentence(trained: Trained, tmp_path: Path):
+    images = str(trained.images / "disc" / "test")
+    with pytest.raises(DataError, match=r"holds no trained detector"):
+        predict.run(str(tmp_path), images, tmp_path / "out", "csv")
+    (tmp_path / "file").touch()
+    with pytest.raises(ClflowError, match=r"--out .*file is a file"):
+        predict.run(str(trained.folder("disc")), images, tmp_path / "file", "csv")

@@ -1,0 +1,221 @@
+"""Search with the real Ray Tune, Optuna and MLflow: blind to test images, resumable, and used by the benchmark."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas as pd
+import pytest
+from ruamel.yaml import YAML
+
+from clflow.config.params import Params, load
+from clflow.errors import ClflowError, DataError, ParameterError
+from clflow.files import read_json
+from pipelines.benchmark import prepare
+from pipelines.search.study import OBJECTIVE, Record, Search, best, present_values, write_found
+from pipelines.stages import fetch, synthesize, tune
+from pipelines.workspace import cells
+from tests import tiny
+from tests.pipelines.command import BIN, run
+from tests.waiting import wait_until
+
+SPACE = {
+    "loss.contrast": {"choice": [0.0, 0.1, 1.0]},
+    "model.coupling_steps": {"integer": [1, 4]},
+    "train.learning_rate": {"log_uniform": [0.001, 0.03]},
+}
+
+
+def write(workspace: Path, source: Path, space: dict[str, Any] = SPACE, **changes: Any) -> Params:
+    """The workspace's parameters."""
+    tree = tiny.params_tree(source, tune__space=space, **{"tune__grace": 1, **changes})
+    return load(tiny.write_params(workspace / "params.yaml", tree))
+
+
+@pytest.fixture(scope="module")
+def prepared(tiny_source: Path, ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace that has everything but its test images; copied by every test."""
+    workspace = tmp_path_factory.mktemp("search")
+    params = write(workspace, tiny_source)
+    fetch.run(params, "folder", workspace)
+    synthesize.run(params, "folder", workspace)
+    for category in tiny.CATEGORIES:
+        shutil.rmtree(workspace / "data" / "folder" / category / "test")
+        shutil.rmtree(workspace / "data" / "folder" / category / "ground_truth")
+    return workspace
+
+
+@pytest.fixture
+def workspace(prepared: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(prepared, tmp_path / "workspace"))
+
+
+def record(number: int, state: Any, objective: float, **values: Any) -> Record:
+    return Record(number, state, values, [{"step": 4, OBJECTIVE: objective}], 1.0, None)
+
+
+def test_best_is_the_first_of_the_highest_that_were_trained_to_the_end():
+    trials = [
+        record(0, "finished", 0.8),
+        record(1, "stopped", 0.99),
+        record(2, "finished", 0.9),
+        record(3, "finished", 0.9),
+        Record(4, "failed", {}, [], 1.0, "diverged"),
+    ]
+    found = best(trials)
+    assert found is not None and found.number == 2
+    assert best(trials[1:2]) is None
+
+
+def test_what_is_found_is_trained_beside_the_default(workspace: Path, tiny_source: Path):
+    params = write(workspace, tiny_source, benchmark__methods=["clflow"])
+    plain = cells.plan(params, workspace)
+    search = Search.plan(params, "folder", tiny.CATEGORIES, workspace)
+    search.keep(record(0, "finished", 0.7, **present_values(params)))
+    search.keep(record(1, "finished", 0.8, **{"loss.contrast": 1.0, "model.coupling_steps": 3}))
+    write_found([search], False, params, workspace / "tuned" / "folder.yaml")
+    table = pd.read_csv(workspace / "tuned" / "folder.csv")
+    assert table[OBJECTIVE].tolist() == [0.7, 0.8]
+
+    methods = ["clflow", "clflow-tuned"]
+    tree = tiny.params_tree(tiny_source, tune__space=SPACE, tune__grace=1, benchmark__methods=methods)
+    tree["tuned"] = "tuned/folder.yaml"
+    both = load(tiny.write_params(workspace / "params.yaml", tree))
+    planned = cells.plan(both, workspace)
+    assert [cell for cell in planned if cell.method == "clflow"] == plain
+    assert len({cell.key for cell in planned}) == 2 * len(plain)
+    own = both.for_category("folder", "disc", "clflow-tuned")
+    assert (own.loss.contrast, own.model.coupling_steps) == (1.0, 3)
+    assert own.train == params.train
+    # A search begins from what the file says without what an earlier search found.
+    assert Search.plan(both, "folder", tiny.CATEGORIES, workspace).key == search.key
+
+
+def test_a_search_is_named_by_all_that_determines_its_trials(workspace: Path, tiny_source: Path):
+    def key(categories: tuple[str, ...] = tiny.CATEGORIES, **changes: Any) -> str:
+        return Search.plan(write(workspace, tiny_source, **changes), "folder", categories, workspace).key
+
+    assert key(tune__trials=99, tune__timeout=5.0, benchmark__seeds=[7]) == key()
+    others = [
+        key(("disc",)),
+        key(tune__seeds=[1]),
+        key(tune__method="fastflow"),
+        key(train__steps=9),
+        key(space={"loss.contrast": {"choice": [0.1, 0.2]}}),
+    ]
+    assert len({key(), *others}) == 1 + len(others)
+
+
+def test_what_cannot_be_searched_is_one_sentence(workspace: Path, tiny_source: Path):
+    params = write(workspace, tiny_source, {"loss.contrast": {"uniform": [0.5, 1.0]}})
+    with pytest.raises(ParameterError, match=r"tune\.space\.loss\.contrast does not contain the present value 0\.1"):
+        tune.run(params, "folder", workspace)
+    with pytest.raises(DataError, match="no train images of category 'disk'"):
+        tune.run(write(workspace, tiny_source), "folder", workspace, ("disk",))
+
+
+def test_killed_search_goes_on_and_may_be_asked_for_more(workspace: Path, tiny_source: Path):
+    params = write(workspace, tiny_source, tune__trials=5, train__steps=200, train__reports=4)
+    search = Search.plan(params, "folder", tiny.CATEGORIES, workspace)
+    command = [str(BIN / "clflow"), "tune", "--dataset", "folder"]
+    process = subprocess.Popen(command, cwd=workspace, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    wait_until(lambda: len(search.records()) >= 2, process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    before = {path: path.stat().st_mtime_ns for path in search.folder.glob("0*.json")}
+    assert 2 <= len(before) < 5
+
+    target = tune.run(params, "folder", workspace)
+    records = search.records()
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert len({r.number for r in records}) == len(records) == 5
+    assert records[0].values == present_values(params)
+    for r in records:
+        assert all(params.tune.space[key].contains(value) for key, value in r.values.items())
+        assert len(r.curve) == 4 if r.state == "finished" else len(r.curve) < 4
+        last = r.curve[-1]
+        assert last[OBJECTIVE] == pytest.approx((last[f"{OBJECTIVE}.disc"] + last[f"{OBJECTIVE}.stripes"]) / 2)
+    winner = best(records)
+    assert winner is not None
+    tree = tiny.params_tree(tiny_source, benchmark__methods=["clflow-tuned"], tune__space=SPACE)
+    tree["tuned"] = str(target)
+    tuned = load(tiny.write_params(workspace / "with.yaml", tree)).for_category("folder", "disc", "clflow-tuned")
+    assert tuned.train.learning_rate == winner.values["train.learning_rate"]
+
+    tune.run(params, "folder", workspace, trials=6)  # MLflow must not get a trial twice, either
+    assert len(search.records()) == 6
+    client = mlflow.MlflowClient(f"sqlite:///{workspace / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("clflow")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    (parent,) = [run for run in runs if run.data.tags["clflow.role"] == "search"]
+    trials = [run for run in runs if run.data.tags["clflow.role"] == "trial"]
+    assert {run.data.tags["mlflow.parentRunId"] for run in trials} == {parent.info.run_id}
+    logged = {int(str(run.info.run_name).removeprefix("trial ")): run for run in trials}
+    assert len(trials) == 6 and logged.keys() == set(range(6))
+    for r in search.records():
+        assert logged[r.number].data.metrics[OBJECTIVE] == r.objective
+        assert logged[r.number].data.params["train.learning_rate"] == str(r.values["train.learning_rate"])
+
+
+def test_each_category_alone_survives_trials_that_diverge(workspace: Path, tiny_source: Path):
+    space = {"train.learning_rate": {"choice": [0.01, 1e29, 1e30, 1e31]}}
+    params = write(workspace, tiny_source, space, tune__trials=4)
+    target = tune.run(params, "folder", workspace, each=True)
+    for category in tiny.CATEGORIES:
+        records = Search.plan(params, "folder", (category,), workspace).records()
+        assert [r.state for r in records if r.values["train.learning_rate"] > 1] == ["failed"] * (len(records) - 1)
+        assert "diverged" in str(records[-1].error)
+    tree = tiny.params_tree(tiny_source, benchmark__methods=["clflow-tuned"])
+    tree["tuned"] = str(target)
+    tuned = load(tiny.write_params(workspace / "with.yaml", tree))
+    assert all(tuned.is_tuned_alone("folder", category, "clflow-tuned") for category in tiny.CATEGORIES)
+    assert tuned.for_category("folder", "disc", "clflow-tuned").train.learning_rate == 0.01
+
+
+def test_search_without_any_result_is_an_error(workspace: Path, tiny_source: Path):
+    params = write(
+        workspace,
+        tiny_source,
+        train__learning_rate=1e30,
+        tune__trials=1,
+        space={"train.learning_rate": {"choice": [1e30, 1e31]}},
+    )
+    with pytest.raises(ClflowError, match=r"no trial of folder \(disc, stripes\) finished: training diverged"):
+        tune.run(params, "folder", workspace)
+    assert not (workspace / "tuned" / "folder.yaml").exists()
+
+
+def test_trials_that_the_timeout_cuts_are_not_remembered(workspace: Path, tiny_source: Path):
+    params = write(workspace, tiny_source, tune__trials=2, train__steps=20000, train__reports=2, tune__timeout=0.1)
+    with pytest.raises(ClflowError, match="give it more time"):
+        tune.run(params, "folder", workspace)
+    assert Search.plan(params, "folder", tiny.CATEGORIES, workspace).records() == []
+
+
+def test_stage_searches_and_training_takes_what_it_found(tiny_source: Path, tmp_path: Path):
+    one = {"source": str(tiny_source), "categories": ["disc"]}
+    changes = {"data__folder": one, "tune__space": SPACE, "tune__trials": 2, "tune__datasets": ["folder"]}
+    workspace = tmp_path / "workspace"
+
+    def reproduce(tree: dict[str, Any], *targets: str) -> None:
+        prepare(tiny.write_params(tmp_path / "tiny.yaml", tree), workspace)
+        result = run("dvc", "repro", *targets, cwd=workspace)
+        assert result.returncode == 0, result.stdout
+
+    reproduce(tiny.params_tree(tiny_source, benchmark__methods=["clflow"], **changes), "tune@folder")
+    found = (workspace / "tuned" / "folder.yaml").read_text()
+    tree = tiny.params_tree(tiny_source, benchmark__methods=["clflow", "clflow-tuned"], **changes)
+    reproduce(tree | {"tuned": "workspace/tuned/folder.yaml"}, "train@folder")
+    assert (workspace / "tuned" / "folder.yaml").read_text() == found
+    records = [read_json(path) for path in (workspace / "runs" / "folder").glob("*/cell.json")]
+    learned = {record["method"]: record["train"]["learning_rate"] for record in records}
+    assert learned == {
+        "clflow": tree["train"]["learning_rate"],
+        "clflow-tuned": YAML(typ="safe").load(found)["parameters"]["train"]["learning_rate"],
+    }

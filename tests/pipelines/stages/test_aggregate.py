@@ -1,0 +1,197 @@
+"""Tables from hand-made scores: columns, means and deviations by hand, refusals that name the cell."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from clflow.errors import CellError, DataError
+from clflow.files import fingerprint
+from clflow.metrics import METRICS, PIXEL_METRICS
+from pipelines.stages.aggregate import CELL_COLUMNS, aggregate, cells_of, leaderboard, read_scores, read_table
+from tests.pipelines.scored import Scored
+
+
+@pytest.fixture(scope="module")
+def aggregated(tmp_path_factory: pytest.TempPathFactory) -> Scored:
+    """Two categories, two methods, two seeds; aggregated by two processes."""
+    workspace = tmp_path_factory.mktemp("workspace")
+    scored = Scored.make(workspace, categories=("nut", "01"), methods=("clflow", "fastflow"), seeds=(3, 0))
+    aggregate(scored.cells, scored.params, workspace)
+    return scored
+
+
+@pytest.fixture
+def scored(tmp_path: Path) -> Scored:
+    """One category, two methods, two seeds."""
+    return Scored.make(tmp_path, categories=("nut",), methods=("clflow", "fastflow"), seeds=(3, 0))
+
+
+def table_of(rows: list[tuple[str, str, int, float]]) -> pd.DataFrame:
+    """cells.csv of one dataset from (category, method, seed, value of every metric)."""
+    return pd.DataFrame(
+        [
+            {
+                **{"dataset": "d", "category": category, "method": method, "seed": seed, "train_images": 9},
+                **dict.fromkeys(METRICS, value),
+                **{"train_seconds": 10.0 * seed, "params_added": 7, "inference_ms": 3.0, "key": "k", "commit": "c"},
+                **{"data_hash": "h", "tuned": False},
+            }
+            for category, method, seed, value in rows
+        ],
+        columns=list(CELL_COLUMNS),
+    )
+
+
+def test_leaderboard_has_exactly_the_promised_columns_and_rows(aggregated: Scored) -> None:
+    board = read_table(aggregated.workspace / "reports" / "leaderboard.csv")
+    assert list(board.columns) == [
+        "dataset", "category", "method", "n_seeds",
+        "image_auroc_mean", "image_auroc_std", "image_ap_mean", "image_ap_std",
+        "image_f1max_mean", "image_f1max_std",
+        "pixel_auroc_mean", "pixel_auroc_std", "pixel_ap_mean", "pixel_ap_std",
+        "pixel_f1max_mean", "pixel_f1max_std",
+        "aupro_30_mean", "aupro_30_std", "aupro_05_mean", "aupro_05_std",
+        "train_seconds", "params_added", "inference_ms",
+    ]  # fmt: skip
+    assert board[["category", "method"]].to_numpy().tolist() == [
+        [category, method] for category in ("nut", "01", "mean") for method in ("clflow", "fastflow")
+    ]
+    assert set(board["n_seeds"]) == {2}
+    assert set(board["dataset"]) == {"parts"}
+
+
+def test_means_and_deviations_by_hand() -> None:
+    table = table_of([("a", "m", 0, 0.8), ("a", "m", 1, 0.9), ("b", "m", 0, 0.4), ("b", "m", 1, 0.7)])
+    board = leaderboard(table, cells_of(table)).set_index("category")
+    assert board["image_auroc_mean"].to_dict() == pytest.approx({"a": 0.85, "b": 0.55, "mean": 0.7})
+    # Per seed the mean over categories is 0.6 and 0.8: their sample deviation is 0.2 / sqrt(2).
+    deviations = {"a": 0.1 / 2**0.5, "b": 0.3 / 2**0.5, "mean": 0.2 / 2**0.5}
+    assert board["aupro_05_std"].to_dict() == pytest.approx(deviations)
+    assert board["train_seconds"].to_dict() == {"a": 5.0, "b": 5.0, "mean": 5.0}
+    assert board["params_added"].to_dict() == {"a": 7.0, "b": 7.0, "mean": 7.0}
+
+
+def test_one_seed_has_no_deviation() -> None:
+    table = table_of([("a", "m", 0, 0.8), ("b", "m", 0, 0.4)])
+    board = leaderboard(table, cells_of(table))
+    assert board["image_auroc_mean"].tolist() == pytest.approx([0.8, 0.4, 0.6])
+    assert board["image_auroc_std"].isna().to_numpy().all()
+
+
+def test_a_seed_that_lacks_a_category_is_left_out_of_the_mean_over_categories() -> None:
+    planned = table_of([("a", "m", 0, 0.8), ("a", "m", 1, 0.9), ("b", "m", 0, 0.4), ("b", "m", 1, 0.7)])
+    board = leaderboard(planned.iloc[:3], cells_of(planned)).set_index("category")
+    assert board["n_seeds"].to_dict() == {"a": 2, "b": 1, "mean": 1}
+    assert board.loc["mean", "image_auroc_mean"] == pytest.approx(0.6)
+    without_b = leaderboard(planned.iloc[:2], cells_of(planned)).set_index("category")
+    assert without_b["n_seeds"].to_dict() == {"a": 2, "mean": 0}
+    assert np.isnan(without_b["image_auroc_mean"]["mean"])
+
+
+def test_cells_carry_recomputed_metrics_and_provenance(aggregated: Scored) -> None:
+    table = read_table(aggregated.workspace / "reports" / "cells.csv")
+    assert tuple(table.columns) == CELL_COLUMNS
+    assert cells_of(table) == aggregated.cells
+    first = table.iloc[0]
+    scores, _ = read_scores(aggregated.cells[0], aggregated.workspace)
+    assert first["image_auroc"] == pytest.approx(roc_auc_score(scores["label"], scores["image_score"]))
+    assert (first["commit"], first["params_added"], first["tuned"]) == ("0123", 123456, True)
+    assert table.loc[:, METRICS].notna().to_numpy().all()
+
+
+def test_a_map_that_is_its_mask_has_perfect_pixel_metrics(scored: Scored) -> None:
+    for cell in scored.cells:
+        scored.write_maps(cell, scored.masks(cell.category))
+    aggregate(scored.cells, scored.params, scored.workspace)
+    table = read_table(scored.workspace / "reports" / "cells.csv")
+    assert (table.loc[:, PIXEL_METRICS].to_numpy() == 1).all()
+
+
+def test_metrics_json_and_protocol_json(aggregated: Scored) -> None:
+    reports = aggregated.workspace / "reports"
+    board = read_table(reports / "leaderboard.csv")
+    metrics = json.loads((reports / "metrics.json").read_text())
+    assert list(metrics["parts"]) == ["clflow", "fastflow"]
+    assert list(metrics["parts"]["clflow"]) == list(METRICS)
+    mean = board.loc[(board["category"] == "mean") & (board["method"] == "clflow"), "image_ap_mean"].item()
+    assert metrics["parts"]["clflow"]["image_ap"] == round(mean, 6)
+    protocol = json.loads((reports / "protocol.json").read_text())
+    assert protocol["protocol"]["map_size"] == 32
+    assert protocol["hash"] == fingerprint(protocol["protocol"])
+
+
+def test_an_incomplete_table_is_refused_and_names_the_missing_cell(scored: Scored) -> None:
+    gone = scored.cells[2]
+    (scored.scores(gone) / "score.json").unlink()
+    with pytest.raises(CellError, match=f"1 of 4 cells have no scores: parts/{gone.name};"):
+        aggregate(scored.cells, scored.params, scored.workspace)
+    assert not (scored.workspace / "reports").exists()
+    aggregate(scored.cells, scored.params, scored.workspace, allow_missing=True)
+    assert len(read_table(scored.workspace / "reports" / "cells.csv")) == 3
+
+
+def test_scores_of_another_key_count_as_missing(scored: Scored) -> None:
+    (scored.scores(scored.cells[0]) / "score.json").write_text(json.dumps({"key": "another"}))
+    with pytest.raises(CellError, match="1 of 4 cells"):
+        aggregate(scored.cells, scored.params, scored.workspace)
+
+
+def test_nothing_at_all_is_refused_even_if_some_may_be_missing(tmp_path: Path) -> None:
+    scored = Scored.make(tmp_path, ("nut",), ("clflow",), (0,))
+    (scored.scores(scored.cells[0]) / "score.json").unlink()
+    with pytest.raises(CellError, match="1 of 1 cells"):
+        aggregate(scored.cells, scored.params, scored.workspace, allow_missing=True)
+
+
+def test_a_cell_without_computable_metrics_names_itself(tmp_path: Path) -> None:
+    scored = Scored.make(tmp_path, ("nut",), ("clflow",), (0, 1))
+    maps = scored.masks("nut").astype(np.float32)
+    maps[0, 0, 0] = np.nan
+    scored.write_maps(scored.cells[1], maps)
+    with pytest.raises(CellError, match=f"parts/{scored.cells[1].name} cannot be computed: .*not finite"):
+        aggregate(scored.cells, scored.params, scored.workspace)
+
+
+def test_scores_of_other_test_images_are_refused(tmp_path: Path) -> None:
+    scored = Scored.make(tmp_path, ("nut",), ("clflow",), (0,))
+    scores, _ = read_scores(scored.cells[0], tmp_path)
+    scores.assign(path="nut/test/other.png").to_csv(scored.scores(scored.cells[0]) / "scores.csv", index=False)
+    with pytest.raises(CellError, match=f"{scored.cells[0].name} .*other test images"):
+        aggregate(scored.cells, scored.params, tmp_path)
+
+
+def test_scores_and_maps_of_different_length_are_refused(tmp_path: Path) -> None:
+    scored = Scored.make(tmp_path, ("nut",), ("clflow",), (0,))
+    scored.write_maps(scored.cells[0], scored.masks("nut")[1:])
+    with pytest.raises(CellError, match="holds 12 scores but 11 maps"):
+        aggregate(scored.cells, scored.params, tmp_path)
+
+
+def test_defects_without_masks_leave_pixel_metrics_empty(tmp_path: Path) -> None:
+    scored = Scored.make(tmp_path, ("nut",), ("clflow",), (0, 1), with_mask=0)
+    board = aggregate(scored.cells, scored.params, tmp_path)
+    assert board["image_auroc_mean"].notna().to_numpy().all()
+    assert board["aupro_30_mean"].isna().to_numpy().all()
+    metrics = json.loads((tmp_path / "reports" / "metrics.json").read_text())
+    assert list(metrics["parts"]["clflow"]) == ["image_auroc", "image_ap", "image_f1max"]
+
+
+def test_a_defect_without_a_mask_does_not_count_for_pixel_metrics(tmp_path: Path) -> None:
+    scored = Scored.make(tmp_path, ("nut",), ("clflow",), (0,), with_mask=3)
+    maps = scored.masks("nut").astype(np.float32)
+    scores, _ = read_scores(scored.cells[0], tmp_path)
+    unmarked = (scores["label"] == 1) & (scores["mask"] == "")
+    assert int(unmarked.to_numpy().sum()) == 3
+    maps[unmarked.to_numpy()] = 1  # would be false positives if these images were taken for normal ones
+    scored.write_maps(scored.cells[0], maps)
+    board = aggregate(scored.cells, scored.params, tmp_path)
+    assert (board["pixel_ap_mean"].to_numpy() == 1).all()
+
+
+def test_a_table_that_does_not_exist_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="aggregate the scores first"):
+        read_table(tmp_path / "cells.csv")

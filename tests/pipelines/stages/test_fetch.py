@@ -1,0 +1,55 @@
+"""The fetch stage: relative sources, the cache folder and what is printed."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from clflow.config import params as schema
+from clflow.config.params import Params
+from clflow.errors import ParameterError
+from pipelines.stages.fetch import run
+from tests.archives import write_mvtec
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def params() -> Params:
+    """The full benchmark's parameters, but with two own categories as data."""
+    tree = schema.load(ROOT / "params.yaml").model_dump(mode="json")
+    tree["benchmark"]["datasets"] = ["folder"]
+    tree["data"] = {"folder": {"source": "photographs", "categories": ["bottle", "grid"]}}
+    return Params.model_validate_json(json.dumps(tree))
+
+
+def test_stage_fetches_and_sums_up(params: Params, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for category in ("bottle", "grid"):
+        write_mvtec(tmp_path / "photographs", category)
+    run(params, "folder", tmp_path)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1:] == [
+        "  bottle: 4 train / 2 test good / 2 test defective",
+        "  grid: 4 train / 2 test good / 2 test defective",
+    ]
+    assert (tmp_path / "data" / "folder" / "manifest.csv").is_file()
+    assert (tmp_path / ".clflow" / "fetch" / "folder.json").is_file()
+
+
+def test_counts_that_differ_from_the_published_ones_are_told(
+    params: Params, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_mvtec(tmp_path / "photographs", "bottle")
+    own = params.data["folder"].model_copy(update={"categories": ("bottle",)})
+    run(params.model_copy(update={"data": {"mvtec_ad": own}}), "mvtec_ad", tmp_path)
+    out = capsys.readouterr().out
+    assert "CC BY-NC-SA 4.0" in out
+    assert (
+        "  bottle: 4 train / 2 test good / 2 test defective; "
+        "published were 209 train / 20 test good / 63 test defective" in out
+    )
+
+
+def test_dataset_that_the_parameters_do_not_describe(params: Params, tmp_path: Path) -> None:
+    with pytest.raises(ParameterError, match="do not describe dataset 'btad'"):
+        run(params, "btad", tmp_path)

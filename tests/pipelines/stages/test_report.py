@@ -1,0 +1,234 @@
+"""The report of a tiny scored workspace: what a person must find in it, and that it is the same twice."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from sklearn.metrics import roc_auc_score
+
+from clflow.config.params import Params
+from clflow.errors import DataError
+from clflow.files import file_sha256, read_json
+from pipelines.reporting import gallery
+from pipelines.reporting.best_on_test import oracle
+from pipelines.reporting.comparison import gains as compare
+from pipelines.reporting.leaderboard import markdown
+from pipelines.reporting.plots import roc, score_histogram
+from pipelines.reporting.published import ANCHORS
+from pipelines.stages import report
+from pipelines.stages.aggregate import aggregate, cells_of, read_scores, read_table
+from tests.pipelines.scored import Scored
+
+
+@pytest.fixture(scope="module")
+def reported(tmp_path_factory: pytest.TempPathFactory) -> Scored:
+    workspace = tmp_path_factory.mktemp("workspace")
+    scored = Scored.make(workspace, ("01", "nut"), ("clflow", "fastflow"), (0, 1))
+    aggregate(scored.cells, scored.params, workspace)
+    report.run(scored.params, workspace)
+    return scored
+
+
+def text_of(scored: Scored) -> str:
+    return (scored.workspace / "reports" / "leaderboard.md").read_text(encoding="utf-8")
+
+
+def test_everything_is_written(reported: Scored) -> None:
+    reports = reported.workspace / "reports"
+    assert sorted(path.relative_to(reports).as_posix() for path in reports.rglob("*") if path.is_file()) == [
+        "cells.csv",
+        "gallery/index.md",
+        "gallery/overview.png",
+        "gallery/parts/01.png",
+        "gallery/parts/nut.png",
+        "leaderboard.csv",
+        "leaderboard.md",
+        "metrics.json",
+        "plots/cost.png",
+        "plots/history.csv",
+        "plots/history.png",
+        "plots/image_auroc.png",
+        "plots/image_scores.csv",
+        "plots/image_scores.png",
+        "plots/roc.csv",
+        "protocol.json",
+    ]
+
+
+def test_leaderboard_says_where_its_numbers_come_from(reported: Scored) -> None:
+    text = text_of(reported)
+    protocol = read_json(reported.workspace / "reports" / "protocol.json")
+    assert text.startswith("# Leaderboard: full\n")
+    assert f"hash `{protocol['hash']}`" in text
+    assert "map_size 32" in text
+    assert "| commit | `0123` |" in text
+    assert "| seeds | 0, 1 |" in text
+    assert "| cells | 8 of 8 |" in text
+    assert "`wide_resnet50_2.tv_in1k`" in text
+    for link in ("plots/image_auroc.png", "plots/cost.png", "gallery/index.md", "plots/history.png"):
+        assert f"]({link})" in text
+
+
+def test_leaderboard_prints_percent_and_marks_tuned_categories(reported: Scored) -> None:
+    board = read_table(reported.workspace / "reports" / "leaderboard.csv")
+    row = board.loc[(board["category"] == "nut") & (board["method"] == "clflow")].iloc[0]
+    number = f"{100 * row['image_auroc_mean']:.2f} ± {100 * row['image_auroc_std']:.2f}"
+    lines = text_of(reported).splitlines()
+    assert any(line.startswith(f"| nut † | {number} |") for line in lines)
+    assert any(line.startswith("| 01 | ") for line in lines)
+    assert any(line.startswith("† tuned per category") for line in lines)
+
+
+def test_tables_are_rectangular(reported: Scored) -> None:
+    tables = [block.splitlines() for block in text_of(reported).split("\n\n") if block.startswith("|")]
+    assert len(tables) == 4
+    for table in tables:
+        assert len({line.count("|") for line in table}) == 1
+
+
+def test_published_numbers_are_marked_as_not_ours(reported: Scored) -> None:
+    reports = reported.workspace / "reports"
+    table, board = read_table(reports / "cells.csv"), read_table(reports / "leaderboard.csv")
+    gained = compare(cells_of(table), reported.workspace).assign(dataset="btad")
+    text = markdown(
+        table.assign(dataset="btad"),
+        board.assign(dataset="btad"),
+        gained,
+        oracle(cells_of(table), reported.workspace),
+        reported.params,
+        read_json(reports / "protocol.json"),
+    )
+    own, published = text.split("### btad: published elsewhere, not measured here")
+    assert "**published elsewhere, not measured here; other backbones and input sizes**" in published
+    anchors = [anchor for anchor in ANCHORS if anchor.dataset == "btad"]
+    assert len(anchors) == 2
+    for anchor in anchors:
+        assert any(anchor.source in line and str(anchor.image_auroc) in line for line in published.splitlines())
+        assert anchor.source not in own
+    assert "published elsewhere" not in text_of(reported)  # nobody has published on "parts"
+
+
+def test_gains_are_differences_of_the_same_images_and_seeds(reported: Scored) -> None:
+    table = read_table(reported.workspace / "reports" / "cells.csv")
+    gained = compare(cells_of(table), reported.workspace)
+    assert gained[["category", "method", "rival"]].to_numpy().tolist() == [
+        [category, "clflow", "fastflow"] for category in ("01", "nut", "mean")
+    ]
+    mean = table.pivot_table(index="category", columns="method", values="image_auroc").to_dict()
+    for row in gained.iloc[:2].to_dict("records"):
+        expected = mean["clflow"][row["category"]] - mean["fastflow"][row["category"]]
+        assert row["gain"] == pytest.approx(expected)
+        assert row["lower"] < row["gain"] < row["upper"]
+    assert gained["gain"].iloc[2] == pytest.approx(gained["gain"].iloc[:2].mean())
+    line = next(line for line in text_of(reported).splitlines() if line.startswith("| **mean** | fastflow |"))
+    assert f"{100 * gained['gain'].iloc[2]:+.2f}" in line
+
+
+def test_oracle_stands_beside_the_last_weights(tmp_path: Path) -> None:
+    scored = Scored.make(tmp_path, ("nut",), ("clflow", "fastflow"), (0, 1))
+    for cell in scored.cells[:2]:
+        scores = read_scores(cell, tmp_path)[0]
+        right, last = scores["label"] + 0.0, scores["image_score"]
+        pd.DataFrame({5: -right, 10: right, 20: last}).to_csv(scored.scores(cell) / "reports.csv", index=False)
+    aggregate(scored.cells, scored.params, tmp_path)
+    table = read_table(tmp_path / "reports" / "cells.csv")
+    (row,) = oracle(cells_of(table), tmp_path).to_dict("records")  # fastflow has kept nothing
+    mean = table.loc[table["method"] == "clflow", "image_auroc"].mean()
+    assert (row["method"], row["n_seeds"], row["best"]) == ("clflow", 2, 1.0)
+    assert row["last"] == pytest.approx(mean) and row["last"] < 1
+    report.run(scored.params, tmp_path)
+    text = text_of(scored)
+    assert f"| nut | clflow | 2 | {100 * mean:.2f} | 100.00 |" in text.split("(an oracle)")[1]
+
+
+def test_an_incomplete_table_says_so(tmp_path: Path) -> None:
+    scored = Scored.make(tmp_path, ("01", "nut"), ("clflow",), (0,))
+    (scored.scores(scored.cells[1]) / "score.json").unlink()
+    aggregate(scored.cells, scored.params, tmp_path, allow_missing=True)
+    report.run(scored.params, tmp_path)
+    assert "**1 of 2: incomplete" in text_of(scored)
+    assert not (tmp_path / "reports" / "gallery" / "parts" / "nut.png").exists()
+
+
+def test_missing_pixel_metrics_are_blank(tmp_path: Path) -> None:
+    scored = Scored.make(tmp_path, ("nut",), ("clflow",), (0,), with_mask=0)
+    aggregate(scored.cells, scored.params, tmp_path)
+    report.run(scored.params, tmp_path)
+    assert "nan" not in text_of(scored)
+    assert any(line.startswith("| nut † | ") and line.endswith(" |  |  |") for line in text_of(scored).splitlines())
+
+
+def test_nothing_aggregated_is_one_clear_sentence(tmp_path: Path, reported: Scored) -> None:
+    with pytest.raises(DataError, match="aggregate the scores first"):
+        report.run(reported.params, tmp_path)
+
+
+def test_roc_encloses_the_area_of_the_metric(reported: Scored) -> None:
+    scores, _ = read_scores(reported.cells[0], reported.workspace)
+    curve = roc(scores)
+    area = np.trapezoid(curve["tpr"], curve["fpr"])
+    assert area == pytest.approx(roc_auc_score(scores["label"], scores["image_score"]))
+
+
+def test_histogram_counts_every_image_once(reported: Scored) -> None:
+    scores, _ = read_scores(reported.cells[0], reported.workspace)
+    images = pd.DataFrame({"image": np.take(["normal", "synthetic"], scores["label"]), **scores[["image_score"]]})
+    counts = score_histogram(images).pivot_table(index="image", values="count", aggfunc="sum")
+    assert counts["count"].to_dict() == {"normal": 6, "synthetic": 6, "defective": 0, "held-out normal": 0}
+
+
+def test_plot_data_names_every_curve(reported: Scored) -> None:
+    plots = reported.workspace / "reports" / "plots"
+    history = pd.read_csv(plots / "history.csv", dtype={"category": str})
+    assert list(history.columns) == ["dataset", "category", "method", "seed", "step", "loss", "contrast"]
+    assert len(history) == 8 * 3
+    curves = pd.read_csv(plots / "roc.csv", dtype={"category": str})
+    assert set(curves["seed"]) == {0}
+    assert len(curves.groupby(["category", "method"])) == 4
+
+
+def test_pictures_are_small_and_not_blank(reported: Scored) -> None:
+    for path in (reported.workspace / "reports").rglob("*.png"):
+        assert path.stat().st_size < 500_000
+        with Image.open(path) as picture:
+            assert len(np.unique(np.asarray(picture.convert("L")))) > 10, path
+
+
+def test_sheet_shows_the_extremes_and_no_defect_twice() -> None:
+    scores = pd.DataFrame(
+        {"path": list("abcdefgh"), "label": [1] * 6 + [0] * 2, "image_score": [3, 1, 5, 2, 9, 4, 7, 8]}
+    )
+    highest, lowest, normal = gallery.extremes(scores).values()
+    assert (highest, lowest, normal) == ([4, 2, 5], [1, 3, 0], [7, 6])
+
+
+def test_a_second_report_is_the_same_to_the_byte(reported: Scored) -> None:
+    reports = reported.workspace / "reports"
+    before = {path: file_sha256(path) for path in reports.rglob("*") if path.is_file()}
+    report.run(reported.params, reported.workspace)
+    assert {path: file_sha256(path) for path in reports.rglob("*") if path.is_file()} == before
+
+
+def test_search_is_judged_by_pairs_of_the_same_seed(reported: Scored) -> None:
+    reports = reported.workspace / "reports"
+    names = {"clflow": "clflow", "fastflow": "clflow-tuned"}
+    table, board = (
+        read_table(reports / name).assign(method=lambda rows: rows["method"].map(names))
+        for name in ("cells.csv", "leaderboard.csv")
+    )
+    tree = reported.params.model_dump(mode="json")
+    tree["benchmark"]["methods"] = list(names.values())
+    note = {"objective": "validation", "default": None, "found": 0.87654321}
+    tree["tuned"] = {"search": {"parts (01, nut)": note}, "parameters": {}, "overrides": {}}
+    params = Params.model_validate_json(json.dumps(tree))
+    nothing = compare([], reported.workspace), oracle([], reported.workspace)
+    text = markdown(table, board, *nothing, params, read_json(reports / "protocol.json"))
+    section = text.split("### What search brought: clflow-tuned against clflow")[1]
+    assert "parts (01, nut): validation unknown by default, 0.8765 found" in section
+    scores = {(row["method"], row["category"], row["seed"]): row["image_auroc"] for _, row in table.iterrows()}
+    gains = np.array([[scores["clflow-tuned", c, s] - scores["clflow", c, s] for s in (0, 1)] for c in ("01", "nut")])
+    for name, of_seeds in (("01", 100 * gains[0]), ("**mean**", 100 * gains.mean(axis=0))):
+        assert f"| {name} | 2 | {of_seeds.mean():+.2f} ± {of_seeds.std(ddof=1):.2f} |" in section
