@@ -21,7 +21,7 @@ def images_at_once(size: int) -> int:
     return max(1, _PIXELS // size**2)
 
 
-def few_at_once(work: Callable[[Tensor], Tensor], batch: Tensor, count: int) -> Tensor:
+def map_in_chunks(work: Callable[[Tensor], Tensor], batch: Tensor, count: int) -> Tensor:
     """``work(batch)``, on a CPU ``count`` rows at a time. Other devices, and graphs, get the batch whole."""
     if batch.device.type != "cpu" or torch.compiler.is_compiling():
         return work(batch)

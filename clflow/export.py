@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from clflow.chunks import images_at_once
-from clflow.data.images import squash
+from clflow.data.images import resize_to_square
 from clflow.errors import ClflowError, DataError, ParameterError
 from clflow.files import folder_atomically, read_json, write_json
 from clflow.model.detector import Detector, Thresholds
@@ -33,7 +33,7 @@ CONFIG_FILE = "export.json"
 TOLERANCE = 1e-4
 """How far a graph may be from the detector: of one, plus of the value itself."""
 ROUNDING = 1e-2
-"""The same where it has squashed the images: one pixel in a thousand may be rounded to the next of 256 levels."""
+"""The same where it has resized the images: one pixel in a thousand may be rounded to the next of 256 levels."""
 
 _FILES: dict[Format, str] = {"onnx": "detector.onnx", "openvino": "detector.xml", "torch": "detector.pt2"}
 _INPUT = "images"
@@ -49,7 +49,7 @@ class Inspection(NamedTuple):
 
 
 Inspect = Callable[[np.ndarray], Inspection]
-"""From images, uint8 (B, H, W, 3) RGB, which are squashed to S by S pixels first, unless they are of that size."""
+"""From images, uint8 (B, H, W, 3) RGB, which are resized to S by S pixels first, unless they are of that size."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Exported:
 
     Attributes:
         inspect: runs the graph.
-        image_size: S, side in pixels of the squares that images are squashed to.
+        image_size: S, side in pixels of the squares that images are resized to.
         thresholds: that are in it.
     """
 
@@ -210,7 +210,7 @@ def _pictures(count: int, height: int, width: int) -> np.ndarray:
 
 def _difference(inspect: Inspect, graph: Graph, pictures: np.ndarray) -> float:
     """How far, of one plus of the value itself, scores and maps are from the detector's of the squashed pictures."""
-    squashed = np.stack([squash(Image.fromarray(picture), graph.detector.image_size) for picture in pictures])
+    squashed = np.stack([resize_to_square(Image.fromarray(picture), graph.detector.image_size) for picture in pictures])
     with torch.inference_mode():
         expected = Inspection(*(output.numpy() for output in graph(torch.from_numpy(squashed))))
     found = inspect(pictures)

@@ -19,16 +19,16 @@ Picture = NDArray[np.uint8]
 """RGB, (H, W, 3)."""
 
 
-def overlay(image: Picture, score_map: NDArray[np.float32], typical: float, pixel_threshold: float) -> Picture:
+def overlay(image: Picture, score_map: NDArray[np.float32], median: float, pixel_threshold: float) -> Picture:
     """Colour over the grey image, with a line around all above the threshold.
 
     Args:
         image: RGB, (H, W, 3).
         score_map: scores of its pixels, (H, W).
-        typical: the score of level 0; level 0.5 is clear.
+        median: the score of level 0; level 0.5 is clear.
         pixel_threshold: the score of level 1, which is yellow; level 2 is red.
     """
-    level = (score_map - typical) / max(pixel_threshold - typical, np.finfo(np.float32).eps)
+    level = (score_map - median) / max(pixel_threshold - median, np.finfo(np.float32).eps)
     share = np.clip((level - 0.5) / 1.5, 0, 1)
     colour = matplotlib.colormaps["YlOrRd"](share)[..., :3] * 255
     opacity = 0.85 * np.clip(2 * level - 1, 0, 1)[..., None]
@@ -44,7 +44,7 @@ def outline(picture: Picture, region: NDArray[np.bool_], colour: tuple[int, int,
     return picture
 
 
-def unsquashed(picture: Picture, width: int, height: int) -> Image.Image:
+def restore_aspect(picture: Picture, width: int, height: int) -> Image.Image:
     """A square picture in the proportions of the image it stands for; its longer side stays as long as it is."""
     scale = len(picture) / max(width, height)
     return Image.fromarray(picture).resize((max(1, round(width * scale)), max(1, round(height * scale))))

@@ -1,4 +1,4 @@
-"""Work done ahead of whoever waits for it, by threads, in order and in bounded memory."""
+"""Prefetching: work done by threads ahead of its consumer, in order and in bounded memory."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def ahead(pool: Executor, work: Callable[[Item], Result], items: Iterable[Item], count: int) -> Iterator[Result]:
-    """Results in order, while at most ``count`` items are taken and worked on ahead of whoever takes the results."""
+def prefetch(pool: Executor, work: Callable[[Item], Result], items: Iterable[Item], count: int) -> Iterator[Result]:
+    """Results in order, while at most ``count`` items are taken and worked on ahead of the consumer."""
     waiting: deque[Future[Result]] = deque()
     for item in items:
         waiting.append(pool.submit(work, item))

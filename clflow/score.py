@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clflow.data.images import read_image
-from clflow.prefetch import ahead
+from clflow.prefetch import prefetch
 
 
 def image_batches(paths: Sequence[Path], size: int, batch: int) -> Iterator[Tensor]:
@@ -25,7 +25,7 @@ def image_batches(paths: Sequence[Path], size: int, batch: int) -> Iterator[Tens
         DataError: an image is missing or damaged.
     """
     with ThreadPoolExecutor(torch.get_num_threads()) as readers:
-        images = ahead(readers, lambda path: read_image(path, size), paths, batch)
+        images = prefetch(readers, lambda path: read_image(path, size), paths, batch)
         while rows := list(islice(images, batch)):
             yield torch.from_numpy(np.stack(rows))
 

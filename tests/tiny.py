@@ -61,8 +61,8 @@ def params_tree(source: Path, **changes: Any) -> dict[str, Any]:
         "positions": 64,
         "pairs": 4,
         "box_positions": 4,
-        "reports": 2,
-        "keep_reports": True,
+        "eval_points": 2,
+        "keep_eval_weights": True,
     }
     tree["resources"] |= {"feature_cache_gb": 1}
     for name, value in changes.items():

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -36,6 +37,13 @@ VARIANT = "."
 """What stands between a method's name and that of a variant: ``clflow.plain`` is clflow with ``variants.plain``."""
 
 _SEARCHABLE = ("model", "loss", "train")
+
+_RENAMED = {
+    "loss.negatives": "loss.likelihood_margin",
+    "loss.surroundings": "loss.near_anomaly_normals",
+    "train.reports": "train.eval_points",
+    "train.keep_reports": "train.keep_eval_weights",
+}
 
 
 class Override(Section):
@@ -189,10 +197,12 @@ def _check_space(params: Params, path: Path) -> None:
     tree = params.model_dump(mode="json")
     for key, distribution in params.tune.space.items():
         section, _, name = key.partition(".")
+        if key in _RENAMED:
+            raise ParameterError(f"{path}: tune.space names {key!r}, which is now {_RENAMED[key]!r}; rename it.")
         if section not in _SEARCHABLE or name not in tree[section]:
             raise ParameterError(f"{path}: tune.space names {key!r}, which is no parameter of model, loss or train.")
-        if key == "train.reports":
-            raise ParameterError(f"{path}: tune.space cannot hold {key!r}, for trials are compared report by report.")
+        if key == "train.eval_points":
+            raise ParameterError(f"{path}: tune.space cannot hold {key!r}, for trials are compared at each of them.")
         for value in distribution.extremes():
             params.merged(Override.of({key: value}), where=f"{path}: tune.space.{key}")
 
@@ -208,14 +218,21 @@ def _validate(tree: object, where: str) -> Params:
 def _sentence(error: ValidationError | TypeError) -> str:
     if isinstance(error, TypeError):
         return f"a value is of a type that parameters cannot have ({error})."
+    unknown = [_key(each) for each in error.errors() if each["type"] == "extra_forbidden"]
+    for old in filter(_RENAMED.get, unknown):
+        return f"key {old!r} is now {_RENAMED[old]!r}; rename it."
     first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"]) or "the file"
+    key = _key(first)
     more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if first["type"] == "extra_forbidden":
         return f"unknown key {key!r}; remove it or correct its spelling.{more}"
     if first["type"] == "missing":
         return f"key {key!r} is missing; every parameter must be stated.{more}"
     return f"{key!r} is not valid: {first['msg'].removeprefix('Value error, ')} (got {first['input']!r}).{more}"
+
+
+def _key(error: ErrorDetails) -> str:
+    return ".".join(str(part) for part in error["loc"]) or "the file"
 
 
 def _merge(tree: dict[str, Any], values: dict[str, Any]) -> None:

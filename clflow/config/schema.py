@@ -49,7 +49,7 @@ class Dataset(Section):
 
 
 class Protocol(Section):
-    """What makes numbers comparable. Images are squashed to a square of ``image_size`` pixels, never cropped."""
+    """What makes numbers comparable. Images are resized to a square of ``image_size`` pixels, never cropped."""
 
     image_size: Annotated[int, Field(ge=64, multiple_of=32)]
     map_size: Annotated[int, Field(ge=32)]
@@ -133,16 +133,16 @@ class Loss(Section):
     """The likelihood of normal positions, and weights of CL-Flow's terms beside it; zero switches one off.
 
     The share ``hardest`` of the likelihood is that of a step's least likely ``hardest_fraction`` of positions alone;
-    ``surroundings`` weighs that of positions beside synthetic anomalies, which see them but are normal.
+    ``near_anomaly_normals`` weighs that of normal positions near synthetic anomalies, whose features see them.
     Before the share ``start`` of the steps, only the likelihood is trained, so that the flow knows what is normal
     before it learns what is not."""
 
     hardest: Annotated[float, Field(ge=0, le=1)]
     hardest_fraction: Fraction
     contrast: Weight
-    negatives: Weight
+    likelihood_margin: Weight
     proxy: Weight
-    surroundings: Weight
+    near_anomaly_normals: Weight
     start: Annotated[float, Field(ge=0, lt=1)]
     smoothing: Annotated[float, Field(gt=0, lt=1)]
     boundary_quantile: Fraction
@@ -151,19 +151,19 @@ class Loss(Section):
 
     def needs_anomalies(self) -> bool:
         """Whether any term learns from synthetic anomalies."""
-        return max(self.contrast, self.negatives, self.proxy, self.surroundings) > 0
+        return max(self.contrast, self.likelihood_margin, self.proxy, self.near_anomaly_normals) > 0
 
     def likelihood_alone(self) -> Loss:
         """The likelihood of all normal positions alike, and nothing else."""
-        beside = ("hardest", "contrast", "negatives", "proxy", "surroundings")
+        beside = ("hardest", "contrast", "likelihood_margin", "proxy", "near_anomaly_normals")
         return self.model_copy(update=dict.fromkeys(beside, 0.0))
 
 
 class Train(Section):
     """The fixed budget and the optimiser. ``bfloat16`` computes the flow's subnetworks at that precision where the
     processor has it, which halves the cost there; weights, latents and all validation stay in single precision.
-    ``keep_reports`` leaves the flow's weights of every report in the cell's folder, so that the leaderboard can say
-    what the best of them on the test set would seem to gain over the last."""
+    ``keep_eval_weights`` keeps the flow's weights of every evaluation in the cell's folder, so that the leaderboard can
+    say what the best of them on the test set would seem to gain over the last."""
 
     steps: Count
     positions: Count
@@ -174,15 +174,15 @@ class Train(Section):
     weight_decay: Weight
     clip_norm: Annotated[float, Field(gt=0)]
     bfloat16: bool
-    reports: Count
-    keep_reports: bool
+    eval_points: Count
+    keep_eval_weights: bool
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
         if self.warmup >= self.steps:
             raise ValueError("warmup must be shorter than steps")
-        if self.reports > self.steps:
-            raise ValueError("reports cannot be more than steps")
+        if self.eval_points > self.steps:
+            raise ValueError("eval_points cannot be more than steps")
         return self
 
 

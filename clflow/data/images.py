@@ -46,16 +46,16 @@ def pixel_count(source: Path | BinaryIO) -> int:
 
 
 def read_image(path: Path, size: int | None = None) -> np.ndarray:
-    """Read an image as RGB, uint8 (H, W, 3); ``size`` squashes it to a square, see `squash`.
+    """Read an image as RGB, uint8 (H, W, 3); ``size`` resizes it to a square, see `resize_to_square`.
 
     Raises:
         DataError: see `open_rgb`.
     """
     image = open_rgb(path)
-    return np.array(image) if size is None else squash(image, size)
+    return np.array(image) if size is None else resize_to_square(image, size)
 
 
-def squash(image: Image.Image, size: int) -> np.ndarray:
+def resize_to_square(image: Image.Image, size: int) -> np.ndarray:
     """An RGB image as a detector sees it: uint8 (size, size, 3), never cropped, bilinear and antialiased."""
     return np.array(image.resize((size, size), Image.Resampling.BILINEAR))
 

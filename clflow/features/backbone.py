@@ -27,7 +27,7 @@ class Backbone(nn.Module):
 
     Raises:
         ParameterError: the model has no features at one of the strides.
-        WeightsError: the weights cannot be had or do not fit; random weights are never used instead.
+        WeightsError: the weights are unavailable or do not fit; random weights are never used instead.
     """
 
     mean: Tensor

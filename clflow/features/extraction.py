@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clflow.chunks import few_at_once, images_at_once
+from clflow.chunks import images_at_once, map_in_chunks
 from clflow.features.backbone import Backbone
 from clflow.features.registration import offsets, register
 
@@ -36,7 +36,7 @@ class Features(nn.Module):
 
     def of_images(self, images_bhwc: Tensor) -> Tensor:
         """Features of RGB images (B, S, S, 3) uint8, as they are read."""
-        return few_at_once(lambda few: self(scaled(few)), images_bhwc, images_at_once(images_bhwc.shape[1]))
+        return map_in_chunks(lambda few: self(scaled(few)), images_bhwc, images_at_once(images_bhwc.shape[1]))
 
 
 class FeatureGrid(Features):

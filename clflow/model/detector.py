@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from clflow.chunks import POSITIONS_AT_ONCE, few_at_once
+from clflow.chunks import POSITIONS_AT_ONCE, map_in_chunks
 from clflow.config.schema import Model
 from clflow.features.extraction import Features
 from clflow.files import write_json
@@ -18,19 +18,19 @@ from clflow.model.flow import Flow, Flows
 
 WEIGHTS_FILE = "scorer.safetensors"
 CONFIG_FILE = "config.json"
-_FREEDOM = 8.0  # degrees of freedom of the t distribution that positions are scored by
-_REACH = 0.125  # standard deviation of the window that a position's surroundings are averaged by, of the map's side
-_DISCOUNT = 0.25  # share of its surroundings' score that a position does not get
+_T_DOF = 8.0  # degrees of freedom of the t distribution that positions are scored by
+_LOCAL_SIGMA = 0.125  # standard deviation of the local mean, of the map's side
+_LOCAL_WEIGHT = 0.25  # share of the local mean that is subtracted
 
 
 @dataclass(frozen=True)
 class Thresholds:
     """From held-out normal images only: scores above which an image, or a pixel, is called anomalous, and the
-    typical score of a pixel, the median, where the colours of a heat map begin."""
+    median score of a pixel, where the colours of a heat map begin."""
 
     image: float
     pixel: float
-    typical: float
+    median_pixel_score: float
 
 
 class Detector(nn.Module):
@@ -88,7 +88,7 @@ class Detector(nn.Module):
 
 
 class FlowScorer(nn.Module):
-    """Scores positions by how unlikely they are under flows, beside their surroundings, and an image by its highest.
+    """Scores positions by how unlikely they are under flows, less the local mean, and an image by its highest.
 
     Args:
         flows: for the channels of the feature grid.
@@ -100,8 +100,8 @@ class FlowScorer(nn.Module):
         self.flows, self.top_fraction = flows, top_fraction
 
     def forward(self, features_bhwc: Tensor) -> tuple[Tensor, Tensor]:
-        """Score maps (B, h, w), see `stand_out`, and image scores (B,) of feature grids."""
-        maps_bhw = stand_out(score_maps(self.flows, features_bhwc))
+        """Score maps (B, h, w), see `subtract_local_mean`, and image scores (B,) of feature grids."""
+        maps_bhw = subtract_local_mean(score_maps(self.flows, features_bhwc))
         return maps_bhw, pool_scores(maps_bhw, self.top_fraction)
 
 
@@ -118,7 +118,7 @@ def anomaly_score(z_nc: Tensor, logdet_n: Tensor) -> Tensor:
     out in a few of its dimensions. Student's t in place of the normal lets these few count by their logarithm, so that
     an anomaly is what is unusual in many.
     """
-    tails_nc = (_FREEDOM + 1) / 2 * torch.log1p(z_nc.pow(2) / _FREEDOM)
+    tails_nc = (_T_DOF + 1) / 2 * torch.log1p(z_nc.pow(2) / _T_DOF)
     return (tails_nc.sum(dim=1) - logdet_n) / z_nc.shape[1]
 
 
@@ -129,24 +129,24 @@ def score_maps(flows: Flows, features_bhwc: Tensor) -> Tensor:
         return torch.stack([anomaly_score(*latents) for latents in flows(rows_nc)]).mean(dim=0)
 
     rows_nc = features_bhwc.reshape(-1, features_bhwc.shape[-1])
-    return few_at_once(mean_score, rows_nc, POSITIONS_AT_ONCE).reshape(features_bhwc.shape[:-1])
+    return map_in_chunks(mean_score, rows_nc, POSITIONS_AT_ONCE).reshape(features_bhwc.shape[:-1])
 
 
-def stand_out(maps_bhw: Tensor) -> Tensor:
-    """Score maps (B, h, w) less a quarter of what each position's surroundings score, a Gaussian mean about it.
+def subtract_local_mean(maps_bhw: Tensor) -> Tensor:
+    """Score maps (B, h, w) less a quarter of their local Gaussian mean.
 
     Deep features see far beyond their position, so a defect raises the scores of all that is near it, as a change of
     light or place raises those of a whole image. What is defective is where the score stands out. The mean is over
     positions of the map alone, so its border is like its middle.
     """
     rows, columns = (_gaussian_mean(size, maps_bhw) for size in maps_bhw.shape[1:])
-    return maps_bhw - _DISCOUNT * (rows @ maps_bhw @ columns.T)
+    return maps_bhw - _LOCAL_WEIGHT * (rows @ maps_bhw @ columns.T)
 
 
 def _gaussian_mean(size: int, like: Tensor) -> Tensor:
     """(size, size): its product with a vector is the Gaussian mean about each element."""
     places = torch.arange(size, dtype=like.dtype, device=like.device)
-    distances = (places[:, None] - places) / (_REACH * size)
+    distances = (places[:, None] - places) / (_LOCAL_SIGMA * size)
     return (-0.5 * distances.square()).softmax(dim=1)
 
 

@@ -18,13 +18,13 @@ def negative_log_likelihood(z_nc: Tensor, logdet_n: Tensor) -> Tensor:
     return (0.5 * z_nc.pow(2).sum(dim=1) - logdet_n) / z_nc.shape[1]
 
 
-def hardest_mean(unlikely_n: Tensor, fraction: float) -> Tensor:
+def hardest_mean(nll_n: Tensor, fraction: float) -> Tensor:
     """Mean over the least likely fraction of positions, at least one.
 
     An image is scored by its least likely positions, so these are what must not be unlikely in normal ones. This is a
     conditional value at risk; EfficientAD (arXiv 2303.14535) mines hard features for the same reason.
     """
-    return unlikely_n.topk(max(1, round(fraction * len(unlikely_n)))).values.mean()
+    return nll_n.topk(max(1, round(fraction * len(nll_n)))).values.mean()
 
 
 def box_contrast(normal_pkc: Tensor, anomalous_pkc: Tensor) -> Tensor:

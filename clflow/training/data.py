@@ -61,13 +61,13 @@ class FitData:
     held_out_synthetic: np.ndarray
     held_out_coverage: np.ndarray
 
-    def places(self) -> list[np.ndarray]:
+    def anomalous_positions(self) -> list[np.ndarray]:
         """Positions of each synthetic anomaly, flat."""
         return [np.flatnonzero(_anomalous(coverage)) for coverage in self.coverage]
 
-    def surrounding_places(self) -> list[np.ndarray]:
+    def near_anomaly_positions(self) -> list[np.ndarray]:
         """Positions of each synthetic image that its anomaly does not touch but their features may see, flat."""
-        return [np.flatnonzero(_beside(coverage)) for coverage in self.coverage]
+        return [np.flatnonzero(_near_anomaly(coverage)) for coverage in self.coverage]
 
     def held_out_masks(self) -> np.ndarray:
         """Bool (k + j, h, w): where the held-out normal images and after them the anomalous ones are anomalous."""
@@ -139,7 +139,7 @@ def _anomalous(coverage_hw: np.ndarray) -> np.ndarray:
     return coverage_hw >= min(0.5, coverage_hw.max())
 
 
-def _beside(coverage_hw: np.ndarray) -> np.ndarray:
+def _near_anomaly(coverage_hw: np.ndarray) -> np.ndarray:
     """Positions so near an anomaly that they see it, but no part of it; where it reaches all, what it covers least."""
     untouched = coverage_hw == coverage_hw.min()
     distance: Any = ndimage.distance_transform_edt(untouched)

@@ -65,7 +65,7 @@ class Worker:
     parallel: Callable[[nn.Module], nn.Module]
 
     @classmethod
-    def alone(cls, device: torch.device) -> Worker:
+    def single(cls, device: torch.device) -> Worker:
         """The only process of a training."""
         return cls(0, 1, device, lambda module: module)
 
@@ -82,7 +82,7 @@ def fit(
     """Train flows for ``train.steps`` steps; the last weights count, nothing is selected.
 
     All flows of a model see the same draws, and each has the gradients of its own loss alone. It reports
-    ``train.reports`` times: means since the last report, and validation figures.
+    ``train.eval_points`` times: means since the last report, and validation figures.
 
     Args:
         data: features of one category.
@@ -113,7 +113,7 @@ def fit(
     batches = _Batches(data, train, seed, worker)
     trained = worker.parallel(flows)
     bfloat16 = train.bfloat16 and computes_bfloat16(worker.device)
-    report_at = {round(train.steps * (i + 1) / train.reports) for i in range(train.reports)}
+    eval_at = {round(train.steps * (i + 1) / train.eval_points) for i in range(train.eval_points)}
     recent: dict[str, list[Tensor]] = {}
     begin = time.perf_counter()
 
@@ -136,7 +136,7 @@ def fit(
         for name, value in terms.items():
             recent.setdefault(name, []).append(value.detach())
 
-        if step + 1 in report_at:
+        if step + 1 in eval_at:
             point = {"step": step + 1, "learning_rate": rate}
             point |= {name: torch.stack(values).double().mean().item() for name, values in recent.items()}
             if worker.rank == 0:
@@ -215,8 +215,8 @@ def _loss_terms(flows: nn.Module, batch: _Batch, loss: Loss, bfloat16: bool) -> 
 
 
 def _loss_terms_of_one(z_nc: Tensor, logdet_n: Tensor, batch: _Batch, loss: Loss) -> dict[str, Tensor]:
-    unlikely_n = negative_log_likelihood(z_nc, logdet_n)
-    normal_n = unlikely_n[: batch.normals]
+    nll_n = negative_log_likelihood(z_nc, logdet_n)
+    normal_n = nll_n[: batch.normals]
     terms = {"likelihood": normal_n.mean()}
     total = terms["likelihood"]
     if loss.hardest > 0:
@@ -224,28 +224,28 @@ def _loss_terms_of_one(z_nc: Tensor, logdet_n: Tensor, batch: _Batch, loss: Loss
         total = (1 - loss.hardest) * total + loss.hardest * terms["hardest"]
     if batch.pairs:
         box, box_anomalous, *_ = z_nc[batch.normals :].reshape(4, batch.pairs, -1, z_nc.shape[1])
-        *_, anomalous_n, surroundings_n = unlikely_n[batch.normals :].chunk(4)
+        *_, anomalous_n, near_anomaly_n = nll_n[batch.normals :].chunk(4)
         if loss.contrast > 0:
             terms["contrast"] = box_contrast(box, box_anomalous)
             total = total + loss.contrast * terms["contrast"]
-        if loss.negatives > 0:
-            terms["negatives"] = likelihood_margin(normal_n, anomalous_n, loss.boundary_quantile, loss.margin)
-            total = total + loss.negatives * terms["negatives"]
+        if loss.likelihood_margin > 0:
+            terms["likelihood_margin"] = likelihood_margin(normal_n, anomalous_n, loss.boundary_quantile, loss.margin)
+            total = total + loss.likelihood_margin * terms["likelihood_margin"]
         if loss.proxy > 0:
             terms["proxy"] = proxy_classification(
                 normal_n, anomalous_n, loss.smoothing, loss.boundary_quantile, loss.temperature
             )
             total = total + loss.proxy * terms["proxy"]
-        if loss.surroundings > 0:
-            terms["surroundings"] = surroundings_n.mean()
-            total = total + loss.surroundings * terms["surroundings"]
+        if loss.near_anomaly_normals > 0:
+            terms["near_anomaly_normals"] = near_anomaly_n.mean()
+            total = total + loss.near_anomaly_normals * terms["near_anomaly_normals"]
     return terms | {"loss": total}
 
 
 @dataclass(frozen=True)
 class _Batch:
     """Positions as rows: ``normals`` of normal images, then for each pair as many of its box in the original, and in
-    the synthetic image of the same box, of the anomaly itself, and of its surroundings."""
+    the synthetic image of the same box, of the anomaly itself, and of normal positions near it."""
 
     features: Tensor
     normals: int
@@ -263,7 +263,7 @@ class _Batches:
         self.positions = data.normal.shape[1] * data.normal.shape[2]
         self.normal, self.synthetic = (_rows(features, worker.device) for features in (data.normal, data.synthetic))
         self.boxes = [_box_positions(box, data.normal.shape[2]) for box in data.boxes]
-        self.anomalies, self.surroundings = data.places(), data.surrounding_places()
+        self.anomalies, self.near_anomaly = data.anomalous_positions(), data.near_anomaly_positions()
 
     def draw(self, step: int, pairs: bool) -> _Batch:
         rng = np.random.default_rng([self.seed, step])
@@ -272,14 +272,14 @@ class _Batches:
         normals, count = len(rows[0]), 0
         if pairs:
             chosen = rng.integers(len(self.synthetic) // self.positions, size=self.train.pairs)
-            box, anomaly, surroundings = (
+            box, anomaly, near_anomaly = (
                 self._positions(rng, places, chosen)[share]
-                for places in (self.boxes, self.anomalies, self.surroundings)
+                for places in (self.boxes, self.anomalies, self.near_anomaly)
             )
             chosen = chosen[share]
             count = len(chosen)
             rows.append(_take(self.normal, (self.data.original[chosen, None] * self.positions + box).ravel()))
-            for places in (box, anomaly, surroundings):
+            for places in (box, anomaly, near_anomaly):
                 rows.append(_take(self.synthetic, (chosen[:, None] * self.positions + places).ravel()))
         return _Batch(torch.cat(rows).to(self.worker.device).float(), normals, count)
 

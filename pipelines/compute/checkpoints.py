@@ -64,7 +64,7 @@ class Checkpoints:
         """Remove one, if it is there; a half-written one, too."""
         folder = f"{self.folder}/{name}"
         for path, remove in (
-            (f"{folder}/{_COMPLETE}", self.filesystem.delete_file),  # first, lest half of it is taken for whole
+            (f"{folder}/{_COMPLETE}", self.filesystem.delete_file),  # first, so that half of it is not taken for whole
             (folder, self.filesystem.delete_dir),
         ):
             if self.filesystem.get_file_info(path).type != FileType.NotFound:

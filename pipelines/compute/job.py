@@ -59,29 +59,29 @@ def run_slot(slot: int, todo: list[Cell], params: Params, workspace: Path, stora
         train_cells(config)
 
     # As many as all cells may use up; the dispatcher counts those of each.
-    losses = params.resources.attempts * len(todo)
+    max_failures = params.resources.attempts * len(todo)
     if params.resources.workers_per_cell == 1:
-        _run_alone(train, config, params.resources, losses)
+        _run_single(train, config, params.resources, max_failures)
     else:
-        _run_group(train, config, params.resources, losses, storage)
+        _run_group(train, config, params.resources, max_failures, storage)
 
 
-def _run_alone(train: Train, config: dict[str, Any], resources: Resources, losses: int) -> None:
+def _run_single(train: Train, config: dict[str, Any], resources: Resources, max_failures: int) -> None:
     """The job of one worker, in a process of its own: a group would need four more, which start longer than it does."""
 
-    def train_alone(config: dict[str, Any]) -> None:
+    def train_single(config: dict[str, Any]) -> None:
         TorchTrainer(train, train_loop_config=config, scaling_config=ScalingConfig(num_workers=0)).fit()
 
     task = ray.remote(
         **cluster.worker_options(resources),
-        max_retries=losses,
+        max_retries=max_failures,
         retry_exceptions=True,
         max_calls=1,  # after an error the process may be in any state
-    )(train_alone)
+    )(train_single)
     ray.get(task.remote(config))
 
 
-def _run_group(train: Train, config: dict[str, Any], resources: Resources, losses: int, storage: str) -> None:
+def _run_group(train: Train, config: dict[str, Any], resources: Resources, max_failures: int, storage: str) -> None:
     """The job of several workers that train a cell together."""
     workers, per_worker = resources.workers_per_cell, cluster.worker_resources(resources)
     name = f"slot-{uuid.uuid4().hex[:8]}"  # a new one each time: Ray resumes a run whose name it knows
@@ -92,7 +92,7 @@ def _run_group(train: Train, config: dict[str, Any], resources: Resources, losse
         run_config=RunConfig(
             name=name,
             storage_path=storage,
-            failure_config=FailureConfig(max_failures=losses, controller_failure_limit=3),
+            failure_config=FailureConfig(max_failures=max_failures, controller_failure_limit=3),
         ),
     )
     try:

@@ -128,7 +128,7 @@ def _train_cell(name: str, config: dict[str, Any]) -> None:
             return
         new = f"{int(point['step']):09}"
         checkpoints.write(new, save)
-        if not params.train.keep_reports:
+        if not params.train.keep_eval_weights:
             for old in set(kept) - {new}:
                 checkpoints.remove(old)
             kept = [new]
@@ -158,6 +158,6 @@ def _save(
         "params_added": detector.parameter_count(),
         "image_threshold": detector.thresholds.image,
         "pixel_threshold": detector.thresholds.pixel,
-        "typical_score": detector.thresholds.typical,
+        "median_pixel_score": detector.thresholds.median_pixel_score,
     }
     write_json(folder / OUTCOME, outcome)

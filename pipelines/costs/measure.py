@@ -132,7 +132,7 @@ def train_alone(case: Case, device: torch.device, clock: Callable[[], float]) ->
     begin = clock()
     features, data = load_category(given, case.dataset, case.category, case.method, case.workspace, case.cache, device)
     cached = clock()
-    training = find_method(case.method).fit(features, data, given, case.seed, Worker.alone(device))
+    training = find_method(case.method).fit(features, data, given, case.seed, Worker.single(device))
     detector, history = run(training, lambda point, save: None)
     return Trained(detector, history, data, cached - begin, clock() - cached)
 

@@ -1,4 +1,4 @@
-"""``clflow drift``: whether a line has moved since its detector was trained.
+"""``clflow drift``: detect drift of image scores.
 
 Of every category, the last scores in use are compared with those of the normal images held out from training, by the
 two-sample Kolmogorov-Smirnov test. It asks whether both come from one distribution and assumes nothing of its shape,

@@ -22,7 +22,7 @@ def run(reference: str, out: Path, to: Format) -> None:
         to: the format.
 
     Raises:
-        ClflowError: the model cannot be had or exported, or ``out`` holds something else.
+        ClflowError: the model is unavailable or cannot be exported, or ``out`` holds something else.
     """
     if out.exists() and not holds_export(out):
         raise ClflowError(f"--out {out} holds something else than an exported detector; name another folder.")

@@ -22,14 +22,14 @@ from rich.console import Console
 from rich.progress import track
 
 from clflow import heatmap
-from clflow.data.images import EXTENSIONS, open_rgb, squash
+from clflow.data.images import EXTENSIONS, open_rgb, resize_to_square
 from clflow.errors import ClflowError, DataError
 from clflow.export import holds_export, load
 from clflow.files import folder_atomically, write_atomically
 from clflow.heatmap import Picture
 from clflow.methods import load_detector
 from clflow.model.detector import Thresholds
-from clflow.prefetch import ahead
+from clflow.prefetch import prefetch
 from clflow.score import upsample
 from pipelines.inference import watch
 from pipelines.registry.locate import local_folder
@@ -58,7 +58,7 @@ def run(reference: str, source: str, out: Path, table_format: TableFormat) -> No
 
     Raises:
         DataError: there are no images; or, when all is written, some cannot be read.
-        ClflowError: the model cannot be had.
+        ClflowError: the model is unavailable.
     """
     if out.exists() and not out.is_dir():
         raise ClflowError(f"--out {out} is a file; name a folder.")
@@ -172,7 +172,7 @@ def _predict(judge: _Judge, root: Path, paths: list[Path], heat_maps: Path) -> p
             image = open_rgb(path)
         except DataError as error:
             return _Image(name, np.zeros((side, side, 3), np.uint8), (side, side), str(error))
-        return _Image(name, squash(image, side), image.size)
+        return _Image(name, resize_to_square(image, side), image.size)
 
     def finish(scored: _Scored) -> dict[str, str | float | bool]:
         image = scored.image
@@ -180,15 +180,15 @@ def _predict(judge: _Judge, root: Path, paths: list[Path], heat_maps: Path) -> p
         if image.error:
             return {**row, "image_score": np.nan, "anomalous": True, "error": image.error}
         score_map = upsample(scored.score_map[None], side)[0]
-        overlay = heatmap.overlay(image.pixels, score_map, thresholds.typical, thresholds.pixel)
+        overlay = heatmap.overlay(image.pixels, score_map, thresholds.median_pixel_score, thresholds.pixel)
         path = heat_maps / f"{image.name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        heatmap.unsquashed(overlay, *image.size).save(path)
+        heatmap.restore_aspect(overlay, *image.size).save(path)
         return {**row, "anomalous": scored.score > thresholds.image, "error": ""}
 
     with ThreadPoolExecutor(_THREADS) as readers, ThreadPoolExecutor(_THREADS) as writers:
-        images = ahead(readers, read, paths, _AHEAD)
-        rows = ahead(writers, finish, _score(images, judge), _AHEAD)
+        images = prefetch(readers, read, paths, _AHEAD)
+        rows = prefetch(writers, finish, _score(images, judge), _AHEAD)
         console = Console(stderr=True)
         progress = track(rows, "scoring", len(paths), transient=True, console=console, disable=not console.is_terminal)
         return pd.DataFrame(list(progress))

@@ -51,7 +51,7 @@ def from_registry(params: Params, dataset: str, category: str, source: Registry,
 
     Raises:
         PromotionError: there is none, or it does not match its evidence or the protocol.
-        ClflowError: its files cannot be had.
+        ClflowError: its files are unavailable.
     """
     version = source.aliased(registered_name(dataset, category), CHAMPION)
     if version is None:

@@ -131,7 +131,7 @@ class Registry:
         finally:
             self.client.delete_registered_model(lock)
 
-    def crown(
+    def set_champion(
         self, version: ModelVersion, compared: ModelVersion | None, tags: dict[str, str], description: str
     ) -> None:
         """Make a version champion, if the champion still is the one that it was compared with.

@@ -100,7 +100,7 @@ def require_database(uri: str) -> None:
 
 @contextmanager
 def _registry(reference: str, uri: str) -> Iterator[None]:
-    """Say in one sentence why something cannot be had from MLflow.
+    """Say in one sentence why something is unavailable from MLflow.
 
     What is done inside names the server at every call: `mlflow.set_tracking_uri` would set MLFLOW_TRACKING_URI for
     the whole process, and promotion asks two servers.
@@ -110,4 +110,6 @@ def _registry(reference: str, uri: str) -> Iterator[None]:
         yield
     except Exception as error:  # MLflow, SQLAlchemy, requests and object stores each raise their own
         reason = " ".join(str(error).split())[:200]
-        raise ClflowError(f"{reference} cannot be had from MLflow at {uri} ({reason}); check name and alias.") from None
+        raise ClflowError(
+            f"{reference} is unavailable from MLflow at {uri} ({reason}); check name and alias."
+        ) from None

@@ -1,4 +1,4 @@
-"""What became of a candidate, as a person, a table and the registry are told."""
+"""Outcome of a promotion, as text, as a table row and as tags of the registry."""
 
 from __future__ import annotations
 

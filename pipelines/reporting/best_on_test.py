@@ -1,4 +1,4 @@
-"""What choosing the weights by the test set would seem to gain: an oracle, beside the result and never in its place."""
+"""What choosing the weights by the test set would seem to gain, beside the result and never in its place."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from pipelines.workspace.cells import Cell
 _COLUMNS = ("dataset", "category", "method", "n_seeds", "last", "best")
 
 
-def oracle(aggregated: list[Cell], workspace: Path) -> pd.DataFrame:
-    """Image AUROC of the last weights, and of those of the best report on the test set, mean over seeds.
+def best_on_test(aggregated: list[Cell], workspace: Path) -> pd.DataFrame:
+    """Image AUROC of the last weights, and of those of the best evaluation on the test set, mean over seeds.
 
     Returns:
-        columns dataset, category, method, n_seeds, last and best, of the cells that kept the weights of all reports.
+        columns dataset, category, method, n_seeds, last and best, of the cells that kept the weights of every
+        evaluation.
     """
     rows = []
     for (dataset, category, method), group in groupby(aggregated, key=lambda c: (c.dataset, c.category, c.method)):
@@ -31,7 +32,7 @@ def oracle(aggregated: list[Cell], workspace: Path) -> pd.DataFrame:
 
 
 def _last_and_best(cell: Cell, workspace: Path) -> tuple[float, float] | None:
-    path = scores_folder(cell, workspace) / cells.REPORT_SCORES
+    path = scores_folder(cell, workspace) / cells.EVAL_SCORES
     if not path.exists():
         return None
     labels = read_scores(cell, workspace)[0]["label"].to_numpy()

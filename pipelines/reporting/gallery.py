@@ -54,7 +54,7 @@ class _Detector:
     maps: NDArray[np.float32]
     image_threshold: float
     pixel_threshold: float
-    typical: float
+    median: float
     folder: Path
     mask_threshold: float
 
@@ -68,7 +68,7 @@ class _Detector:
             maps,
             recorded["image_threshold"],
             recorded["pixel_threshold"],
-            recorded["typical_score"],
+            recorded["median_pixel_score"],
             workspace / "data" / cell.dataset,
             protocol.mask_threshold,
         )
@@ -83,7 +83,7 @@ class _Detector:
             wider = cv2.dilate(mask.astype(np.uint8), np.ones((5, 5), np.uint8))
             heatmap.outline(truth, wider > 0, _TRUTH, width=2)
         score_map = upsample(self.maps[[row]], size)[0]
-        return image, truth, heatmap.overlay(image, score_map, self.typical, self.pixel_threshold)
+        return image, truth, heatmap.overlay(image, score_map, self.median, self.pixel_threshold)
 
 
 def cell_sheet(cell: Cell, protocol: Protocol, workspace: Path) -> Image.Image:

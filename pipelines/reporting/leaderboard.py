@@ -9,7 +9,7 @@ import pandas as pd
 
 from clflow.config.params import TUNED, Params
 from pipelines.reporting.markdown import markdown_table
-from pipelines.reporting.published import ANCHORS, Anchor
+from pipelines.reporting.published import PUBLISHED, PublishedResult
 from pipelines.stages.aggregate import MEAN
 
 TITLES = {
@@ -32,7 +32,7 @@ All numbers are percentages, mean ± sample standard deviation over seeds, never
 average the categories of each seed first. They are recomputed from the stored scores of each cell
 (`cells.csv`; unrounded in `leaderboard.csv`). Weights are those at the end of a fixed budget; thresholds and
 all choices use held-out normal training images and synthetic anomalies only, never test data. Images are
-squashed to a square, not cropped; a mask pixel is defective where the area-averaged mask reaches
+resized to a square, not cropped; a mask pixel is defective where the area-averaged mask reaches
 `mask_threshold`. AUPRO averages over 8-connected regions; its false positive rate is over the defect-free
 pixels of all test images. Defective images without a mask count for image metrics only."""
 
@@ -45,7 +45,7 @@ def markdown(
     table: pd.DataFrame,
     board: pd.DataFrame,
     gains: pd.DataFrame,
-    oracle: pd.DataFrame,
+    best_on_test: pd.DataFrame,
     params: Params,
     protocol: dict[str, Any],
 ) -> str:
@@ -55,7 +55,7 @@ def markdown(
         table: cells.csv.
         board: leaderboard.csv.
         gains: see `pipelines.reporting.comparison.gains`.
-        oracle: see `pipelines.reporting.best_on_test.oracle`.
+        best_on_test: see `pipelines.reporting.best_on_test.best_on_test`.
         params: what was asked for.
         protocol: protocol.json: the protocol and its hash.
     """
@@ -71,9 +71,9 @@ def markdown(
         if tuned:
             blocks.append(f"{_TUNED} tuned per category: this one has parameters of its own.")
         blocks += _gains(gains.loc[gains["dataset"] == dataset], params.benchmark.seeds)
-        blocks += _oracle(oracle.loc[oracle["dataset"] == dataset])
+        blocks += _best_on_test(best_on_test.loc[best_on_test["dataset"] == dataset])
         blocks += _search(table.loc[table["dataset"] == dataset], params)
-        anchors = [anchor for anchor in ANCHORS if anchor.dataset == dataset]
+        anchors = [anchor for anchor in PUBLISHED if anchor.dataset == dataset]
         if anchors:
             blocks += [
                 f"### {dataset}: published elsewhere, not measured here",
@@ -154,7 +154,7 @@ def _gains(of_dataset: pd.DataFrame, seeds: tuple[int, ...]) -> list[str]:
     ]
 
 
-def _oracle(of_dataset: pd.DataFrame) -> list[str]:
+def _best_on_test(of_dataset: pd.DataFrame) -> list[str]:
     if of_dataset.empty:
         return []
     rows = [
@@ -162,11 +162,11 @@ def _oracle(of_dataset: pd.DataFrame) -> list[str]:
         for row in of_dataset.to_dict("records")
     ]
     return [
-        "### Last weights, and the best on the test set (an oracle)",
+        "### Last weights, and the best on the test set",
         "Image AUROC, mean over seeds. The last weights are the result. The best on the test set is what choosing "
         "among the reports of a training by its test images would print; **nobody can have it**, it only shows how "
         "much such a choice would flatter.",
-        markdown_table(["category", "method", "seeds", "last", "best on test (oracle)"], "llrrr", rows),
+        markdown_table(["category", "method", "seeds", "last", "best on test"], "llrrr", rows),
     ]
 
 
@@ -215,7 +215,7 @@ def _category(category: str, tuned: set[str]) -> str:
     return f"{category} {_TUNED}" if category in tuned else category
 
 
-def _published(anchors: list[Anchor]) -> str:
+def _published(anchors: list[PublishedResult]) -> str:
     rows = [
         [
             anchor.method,

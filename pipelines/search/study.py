@@ -28,9 +28,9 @@ class Record:
 
     Attributes:
         number: counted from 0, the trial with the present parameters.
-        state: a trial stopped early was poor at a report; a failed one has an ``error``.
+        state: a trial stopped early was poor at an evaluation; a failed one has an ``error``.
         values: what was drawn, by the keys of the search space.
-        curve: the figures of each report, `OBJECTIVE` among them.
+        curve: the figures of each evaluation, `OBJECTIVE` among them.
     """
 
     number: int
@@ -42,7 +42,7 @@ class Record:
 
     @property
     def objective(self) -> float | None:
-        """At the last report; None if it failed before the first."""
+        """At the last evaluation; None if it failed before the first."""
         return self.curve[-1][OBJECTIVE] if self.curve else None
 
 
@@ -70,7 +70,7 @@ class Search:
                 category,
                 data_hash(category_rows(manifest, category, "train")),
                 cells.synthetic_hash(workspace, dataset, params.synthetic_set(category, params.tune.method)),
-                cells.determinants(params.for_category(dataset, category, params.tune.method), method),
+                cells.key_inputs(params.for_category(dataset, category, params.tune.method), method),
             ]
             for category in categories
         ]
@@ -171,7 +171,7 @@ def _table(search: Search, records: list[Record]) -> pd.DataFrame:
             "search": search.name,
             "trial": record.number,
             "state": record.state,
-            "reports": len(record.curve),
+            "eval_points": len(record.curve),
             **record.values,
             **(record.curve[-1] if record.curve else {}),
             "seconds": record.seconds,

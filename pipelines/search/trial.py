@@ -33,7 +33,7 @@ def run_trial(values: dict[str, Any], job: dict[str, Any]) -> None:
     params = params.model_copy(update={"tuned": drawn})
     torch.set_num_threads(params.resources.cpus_per_worker)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    alone = Worker.alone(device)
+    alone = Worker.single(device)
     name = params.tune.method + TUNED
     method = find_method(name)
     trainings = []

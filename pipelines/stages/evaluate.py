@@ -122,7 +122,7 @@ def _score_category(todo: list[Cell], workspace: Path, threads: int) -> float:
             np.save(folder / "maps.npy", np.concatenate(maps[i]).astype(np.float32))
             if by_step[i]:
                 columns = {step: np.concatenate(scores) for step, scores in sorted(by_step[i].items())}
-                pd.DataFrame(columns).to_csv(folder / cells.REPORT_SCORES, index=False)
+                pd.DataFrame(columns).to_csv(folder / cells.EVAL_SCORES, index=False)
             write_json(
                 folder / cells.SCORED,
                 {
@@ -136,13 +136,13 @@ def _score_category(todo: list[Cell], workspace: Path, threads: int) -> float:
 
 
 def _kept_scorers(folder: Path, detector: Detector) -> dict[int, FlowScorer]:
-    """The detector's scorer with the weights of each report, by step, where the cell has kept them.
+    """The detector's scorer with the weights of each evaluation, by step, where the cell has kept them.
 
     Raises:
         DataError: a file of them is damaged.
     """
     scorers: dict[int, FlowScorer] = {}
-    for path in (folder / cells.REPORTS).glob("*.safetensors"):
+    for path in (folder / cells.EVAL_WEIGHTS).glob("*.safetensors"):
         scorer = copy.deepcopy(detector.scorer)
         assert isinstance(scorer, FlowScorer), "only weights of flows are kept"
         try:

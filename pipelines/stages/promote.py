@@ -182,7 +182,9 @@ class Promoter:
             return
         replaced = {champions.REPLACED: str(compared or "")}
         try:
-            self.target.crown(version, champion, outcome.tags(origin, compared) | replaced, outcome.description())
+            self.target.set_champion(
+                version, champion, outcome.tags(origin, compared) | replaced, outcome.description()
+            )
         except PromotionError as error:
             lost = replace(outcome, verdict=CHALLENGER, reasons=(str(error),))
             self.target.describe(version, lost.tags(origin, compared), lost.description())

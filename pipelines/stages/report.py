@@ -7,7 +7,7 @@ from pathlib import Path
 from clflow.config.params import Params
 from clflow.files import read_json, write_atomically
 from pipelines.reporting import gallery, plots
-from pipelines.reporting.best_on_test import oracle
+from pipelines.reporting.best_on_test import best_on_test
 from pipelines.reporting.comparison import gains
 from pipelines.reporting.leaderboard import markdown
 from pipelines.stages.aggregate import cells_of, read_table
@@ -27,7 +27,7 @@ def run(params: Params, workspace: Path) -> None:
     plots.write(aggregated, board, workspace)
     gallery.write(aggregated, params.protocol, workspace)
     protocol = read_json(reports / "protocol.json")
-    text = markdown(table, board, gains(aggregated, workspace), oracle(aggregated, workspace), params, protocol)
+    text = markdown(table, board, gains(aggregated, workspace), best_on_test(aggregated, workspace), params, protocol)
     with write_atomically(reports / "leaderboard.md") as temporary:
         temporary.write_text(text, encoding="utf-8")
 

@@ -144,8 +144,8 @@ def _keep(cell: Cell, params: Params, storage: str, workspace: Path) -> None:
         folder_atomically(workspace / "runs" / cell.dataset / cell.name) as folder,
     ):
         shutil.copytree(finished, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(OUTCOME))
-        if params.train.keep_reports:
-            _keep_reports(checkpoints, folder / cells.REPORTS)
+        if params.train.keep_eval_weights:
+            _keep_eval_weights(checkpoints, folder / cells.EVAL_WEIGHTS)
         record = {
             "dataset": cell.dataset,
             "category": cell.category,
@@ -167,8 +167,8 @@ def _keep(cell: Cell, params: Params, storage: str, workspace: Path) -> None:
     checkpoints.clear()
 
 
-def _keep_reports(checkpoints: Checkpoints, folder: Path) -> None:
-    """Keep the flow's weights of every report; a method without a flow has none."""
+def _keep_eval_weights(checkpoints: Checkpoints, folder: Path) -> None:
+    """Keep the flow's weights of every evaluation; a method without a flow has none."""
     folder.mkdir()
     for name in checkpoints.names():
         with checkpoints.read(name) as saved:

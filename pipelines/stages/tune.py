@@ -100,8 +100,8 @@ def _run_trials(
                 scheduler=ASHAScheduler(
                     metric=OBJECTIVE,
                     mode="max",
-                    max_t=params.train.reports,
-                    grace_period=min(params.tune.grace, params.train.reports),
+                    max_t=params.train.eval_points,
+                    grace_period=min(params.tune.grace, params.train.eval_points),
                     reduction_factor=params.tune.reduction,
                 ),
                 num_samples=wanted - len(records),
@@ -192,7 +192,7 @@ class _Recorder(tune.Callback):
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """A trial has ended by itself, was stopped as poor, or was cut by the timeout; then it is forgotten."""
         error = trial.last_result.get(DIVERGED)
-        whole = len(self.curves[trial.trial_id]) == self.params.train.reports
+        whole = len(self.curves[trial.trial_id]) == self.params.train.eval_points
         if error is not None:
             self._end(trial, "failed", error)
         elif whole or time.perf_counter() < self.deadline:

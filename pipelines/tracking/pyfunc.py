@@ -9,7 +9,7 @@ import torch
 from mlflow.pyfunc import PythonModel, PythonModelContext
 from PIL import Image
 
-from clflow.data.images import squash
+from clflow.data.images import resize_to_square
 from clflow.methods import load_detector
 from clflow.score import upsample
 
@@ -25,7 +25,7 @@ class DetectorModel(PythonModel):
         self, context: PythonModelContext, model_input: np.ndarray, params: dict[str, Any] | None = None
     ) -> dict[str, np.ndarray]:
         size = self.detector.image_size
-        images = np.stack([squash(Image.fromarray(image), size) for image in model_input])
+        images = np.stack([resize_to_square(Image.fromarray(image), size) for image in model_input])
         with torch.inference_mode():
             maps, image_scores = self.detector(torch.from_numpy(images))
         scores = image_scores.numpy()

@@ -36,10 +36,10 @@ MARKER = "cell.json"
 SCORED = "score.json"
 """The same for a folder of scores."""
 
-REPORTS = "reports"
-"""Sub-folder of a cell with the flow's weights at each report, as ``<step>.safetensors``, where they are kept."""
+EVAL_WEIGHTS = "eval_weights"
+"""Sub-folder of a cell with the flow's weights at each evaluation, as ``<step>.safetensors``, where they are kept."""
 
-REPORT_SCORES = "reports.csv"
+EVAL_SCORES = "eval_scores.csv"
 """Image scores of the test images by those weights: a column per step."""
 
 PROTOCOL = ("image_size", "holdout", "threshold_quantile")
@@ -81,14 +81,14 @@ def plan(params: Params, workspace: Path, datasets: tuple[str, ...] | None = Non
                 trains = find_method(method)
                 made = synthetic_hash(workspace, dataset, params.synthetic_set(category, method))
                 given = params.for_category(dataset, category, method)
-                content = found | {"synthetic": made} | determinants(given, trains)
+                content = found | {"synthetic": made} | key_inputs(given, trains)
                 for seed in params.benchmark.seeds:
                     key = fingerprint([dataset, category, method, seed, content])
                     cells.append(Cell(dataset, category, method, seed, key, len(rows)))
     return cells
 
 
-def determinants(params: Params, method: Method) -> dict[str, Any]:
+def key_inputs(params: Params, method: Method) -> dict[str, Any]:
     """What parameters and weights contribute to a trained cell of a method, as JSON-able values."""
     return {
         "weights": weights_identity(params.model.backbone, params.model.weights),

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from clflow import export as exporting
-from clflow.data.images import squash
+from clflow.data.images import resize_to_square
 from clflow.errors import ClflowError, DataError, ParameterError
 from clflow.export import FORMATS, TOLERANCE, Format, Graph, export, load
 from clflow.files import read_json, write_json
@@ -83,7 +83,7 @@ def test_graph_squashes_images_of_any_size_as_the_detector_sees_them(
     inspect = load(exported(to), threads=1)
     for height, width in ((2 * SIZE + 1, 3 * SIZE), (SIZE, 4 * SIZE), (SIZE // 2, SIZE - 1)):
         raw = images(2, height, width)
-        found, seen = inspect(raw), inspect(np.stack([squash(Image.fromarray(image), SIZE) for image in raw]))
+        found, seen = inspect(raw), inspect(np.stack([resize_to_square(Image.fromarray(image), SIZE) for image in raw]))
         assert found.maps.shape == (2, SIZE, SIZE)
         np.testing.assert_allclose(found.scores, seen.scores, rtol=1e-3, atol=1e-3)
         np.testing.assert_allclose(found.maps, seen.maps, rtol=5e-3, atol=5e-3)  # a pixel may be rounded otherwise
@@ -134,7 +134,7 @@ def test_bfloat16_is_refused_by_a_processor_without_it(exported: Callable[[Forma
 
 @pytest.mark.parametrize("to", FORMATS)
 def test_damaged_or_missing_graph_is_one_sentence(tmp_path: Path, to: Format):
-    limits = {"image": 1.0, "pixel": 1.0, "typical": 0.0}
+    limits = {"image": 1.0, "pixel": 1.0, "median_pixel_score": 0.0}
     write_json(tmp_path / "export.json", {"format": to, "image_size": SIZE, "thresholds": limits})
     path = tmp_path / exporting._FILES[to]
     for damage in (lambda: None, lambda: path.write_bytes(b"no graph")):

@@ -10,7 +10,7 @@ import pytest
 
 from clflow.data.images import read_image
 from clflow.errors import DataError
-from clflow.prefetch import ahead
+from clflow.prefetch import prefetch
 from clflow.score import image_batches
 
 
@@ -24,7 +24,7 @@ def test_items_are_taken_only_so_far_ahead():
 
     with ThreadPoolExecutor(3) as pool:
         results = []
-        for result in ahead(pool, lambda i: -i, items(), 8):
+        for result in prefetch(pool, lambda i: -i, items(), 8):
             results.append(result)
             assert len(taken) - len(results) <= 8
     assert results == [-i for i in range(200)]

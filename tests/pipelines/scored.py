@@ -92,7 +92,7 @@ class Scored:
                 **{"dataset": cell.dataset, "category": cell.category, "method": cell.method},
                 **{"seed": cell.seed, "key": cell.key, "commit": "0123", "data_hash": "4567"},
                 **{"tuned": cell.category == "nut", "train_seconds": 1.5, "params_added": 123456},
-                **{"image_threshold": 0.5, "pixel_threshold": 1.0, "typical_score": 0.0},
+                **{"image_threshold": 0.5, "pixel_threshold": 1.0, "median_pixel_score": 0.0},
             },
         )
 

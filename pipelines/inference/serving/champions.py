@@ -36,8 +36,8 @@ class Champion:
 class Champions:
     """The champion of each category; `refresh` replaces those whose alias has moved.
 
-    A champion that cannot be had or loaded leaves the one before it in place. A replaced champion lives on for as long
-    as a request holds it.
+    A champion that is unavailable or cannot be loaded leaves the one before it in place. A replaced champion lives on for
+    as long as a request holds it.
     """
 
     def __init__(self, dataset: str, categories: Sequence[str], tracking_uri: str, device: torch.device):

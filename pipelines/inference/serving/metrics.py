@@ -39,7 +39,7 @@ class Metrics:
         )
         self._stale = Gauge(
             "clflow_champion_problem",
-            "1 while the registry's champion cannot be had or loaded.",
+            "1 while the registry's champion is unavailable or cannot be loaded.",
             labels,
             registry=registry,
         )

@@ -19,7 +19,7 @@ from ray import serve
 
 from clflow import heatmap
 from clflow.config.schema import Serving
-from clflow.data.images import open_rgb, squash
+from clflow.data.images import open_rgb, resize_to_square
 from clflow.errors import DataError
 from clflow.heatmap import Picture
 from clflow.score import upsample
@@ -140,14 +140,14 @@ class Scorer:
 def _decode(body: bytes, side: int) -> tuple[Picture, tuple[int, int]]:
     """An image as the detector sees it, and its own width and height."""
     image = open_rgb(io.BytesIO(body))
-    return squash(image, side), image.size
+    return resize_to_square(image, side), image.size
 
 
 def _draw(champion: Champion, pixels: Picture, scored: _Scored, size: tuple[int, int]) -> bytes:
     """The heat map as PNG."""
     thresholds = champion.detector.thresholds
     score_map = upsample(scored.score_map[None], len(pixels))[0]
-    overlay = heatmap.overlay(pixels, score_map, thresholds.typical, thresholds.pixel)
+    overlay = heatmap.overlay(pixels, score_map, thresholds.median_pixel_score, thresholds.pixel)
     file = io.BytesIO()
-    heatmap.unsquashed(overlay, *size).save(file, format="PNG")
+    heatmap.restore_aspect(overlay, *size).save(file, format="PNG")
     return file.getvalue()

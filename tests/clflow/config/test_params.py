@@ -69,7 +69,7 @@ def test_full_benchmark_lists_all_categories():
         (("tune", "space"), {}, "tune.space"),
         (("tune", "space"), {"loss.contrst": {"uniform": [0, 1]}}, "loss.contrst"),
         (("tune", "space"), {"protocol.image_size": {"choice": [256, 512]}}, "protocol.image_size"),
-        (("tune", "space"), {"train.reports": {"integer": [1, 9]}}, "train.reports"),
+        (("tune", "space"), {"train.eval_points": {"integer": [1, 9]}}, "train.eval_points"),
         (("tune", "space"), {"train.learning_rate": {"uniform": [-1, 1]}}, "train.learning_rate"),
         (("tune", "space"), {"model.strides": {"choice": [8, 16]}}, "model.strides"),
         (("tune", "space"), {"loss.contrast": {"uniform": [1, 0]}}, "tune.space.loss.contrast"),
@@ -91,6 +91,24 @@ def test_missing_key_is_named_and_never_defaulted(tmp_path: Path):
         for key in tree[section]:
             with pytest.raises(ParameterError, match=rf"{section}\.{key}.*missing"):
                 load(broken(tmp_path, section, key, remove=True))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("loss.negatives", "loss.likelihood_margin"),
+        ("loss.surroundings", "loss.near_anomaly_normals"),
+        ("train.reports", "train.eval_points"),
+        ("train.keep_reports", "train.keep_eval_weights"),
+    ],
+)
+def test_renamed_key_names_its_successor(tmp_path: Path, old: str, new: str):
+    section, name = old.split(".")
+    with pytest.raises(ParameterError, match=rf"'{old}' is now '{new}'"):
+        load(broken(tmp_path, section, name, value=1))
+    space = {old: {"choice": [1, 2]}}
+    with pytest.raises(ParameterError, match=rf"'{old}', which is now '{new}'"):
+        load(broken(tmp_path, "tune", "space", value=space))
 
 
 def test_missing_and_malformed_files_are_one_sentence(tmp_path: Path):
@@ -153,7 +171,9 @@ def test_variant_that_nobody_described_is_refused(tmp_path: Path):
 
 def test_ablation_differs_from_the_real_benchmark_in_its_methods_alone():
     real, ablation = (load(ROOT / "reports" / "real" / name) for name in ("params.yaml", "ablation.yaml"))
-    train = ablation.train.model_copy(update={"keep_reports": real.train.keep_reports})  # what is kept trains nothing
+    train = ablation.train.model_copy(
+        update={"keep_eval_weights": real.train.keep_eval_weights}
+    )  # what is kept trains nothing
     same = {"benchmark": real.benchmark, "variants": real.variants, "train": train}
     assert ablation.model_copy(update=same) == real
     assert ablation.benchmark.seeds == real.benchmark.seeds

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clflow.data.images import FORMATS, open_rgb, pixel_count, read_image, read_mask, squash
+from clflow.data.images import FORMATS, open_rgb, pixel_count, read_image, read_mask, resize_to_square
 from clflow.errors import DataError
 
 RAMP = np.linspace(0, 255, 32, dtype=np.uint8).reshape(4, 8)
@@ -93,7 +93,7 @@ def test_damaged_image_is_named(path: Path, keep: int) -> None:
 def test_bytes_are_read_as_the_file_is(path: Path, kind: str) -> None:
     Image.fromarray(np.stack([RAMP, RAMP.T.reshape(RAMP.shape), 255 - RAMP], axis=2)).save(path, format=kind)
     file = io.BytesIO(path.read_bytes())
-    np.testing.assert_array_equal(squash(open_rgb(file), 5), read_image(path, 5))
+    np.testing.assert_array_equal(resize_to_square(open_rgb(file), 5), read_image(path, 5))
     assert pixel_count(path) == pixel_count(file) == RAMP.size
 
 

@@ -28,12 +28,12 @@ from clflow.training.data import FitData, load_fit_data
 from clflow.training.loop import Worker, run, score_features
 from tests import tiny
 
-ALONE = Worker.alone(torch.device("cpu"))
+ALONE = Worker.single(torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
 def params(tiny_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Params:
-    tree = tiny.params_tree(tiny_source, train__steps=60, train__reports=2)
+    tree = tiny.params_tree(tiny_source, train__steps=60, train__eval_points=2)
     return load(tiny.write_params(tmp_path_factory.mktemp("params") / "params.yaml", tree))
 
 
@@ -133,7 +133,7 @@ class TestMethod:
         assert {"step", "loss", "validation", "seconds"} <= history[-1].keys()
         normal = score_features(detector.scorer, prepared.data.held_out_normal, ALONE.device)[1]
         assert normal.min() <= detector.thresholds.image <= normal.max()
-        assert np.isfinite([detector.thresholds.pixel, detector.thresholds.typical]).all()
+        assert np.isfinite([detector.thresholds.pixel, detector.thresholds.median_pixel_score]).all()
 
 
 def test_peers_are_told_to_be_installed(monkeypatch: pytest.MonkeyPatch, params: Params):

@@ -15,7 +15,7 @@ from clflow.errors import DataError, WeightsError
 from clflow.features.extraction import FeatureGrid
 from clflow.methods import load_detector
 from clflow.model import detector as detecting
-from clflow.model.detector import Detector, anomaly_score, pool_scores, score_maps, stand_out
+from clflow.model.detector import Detector, anomaly_score, pool_scores, score_maps, subtract_local_mean
 from clflow.model.flow import Flow, Flows
 
 
@@ -70,15 +70,17 @@ def test_many_unusual_dimensions_outweigh_a_few_extreme_ones():
     assert score_extreme < score_unusual
 
 
-def test_scores_stand_out_from_a_quarter_of_their_gaussian_surroundings():
+def test_a_quarter_of_the_local_gaussian_mean_is_subtracted():
     maps = torch.randn(3, 16, 32, generator=torch.Generator().manual_seed(0))
     window = {"sigma": (0, 2, 4), "mode": "constant", "truncate": 20}
     surroundings = gaussian_filter(maps.numpy(), **window) / gaussian_filter(np.ones(maps.shape, np.float32), **window)
-    torch.testing.assert_close(stand_out(maps), maps - 0.25 * torch.from_numpy(surroundings), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        subtract_local_mean(maps), maps - 0.25 * torch.from_numpy(surroundings), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_a_level_map_keeps_three_quarters_of_its_score():
-    torch.testing.assert_close(stand_out(torch.full((1, 8, 8), 3.0)), torch.full((1, 8, 8), 2.25))
+    torch.testing.assert_close(subtract_local_mean(torch.full((1, 8, 8), 3.0)), torch.full((1, 8, 8), 2.25))
 
 
 def test_image_score_is_the_mean_of_the_highest_share():

@@ -18,7 +18,7 @@ from clflow.training.data import FitData, load_fit_data
 from clflow.training.loop import Save, Worker, fit, run, score_features, thresholds
 
 ROOT = Path(__file__).parents[3]
-ALONE = Worker.alone(torch.device("cpu"))
+ALONE = Worker.single(torch.device("cpu"))
 
 
 def ignore(point: dict[str, float], save: Save) -> None:
@@ -59,12 +59,12 @@ def model(params: Params) -> Model:
 
 @pytest.fixture(scope="module")
 def loss(params: Params) -> Loss:
-    return params.loss.model_copy(update={"contrast": 0.1, "negatives": 0.1, "proxy": 0.3, "start": 0.5})
+    return params.loss.model_copy(update={"contrast": 0.1, "likelihood_margin": 0.1, "proxy": 0.3, "start": 0.5})
 
 
 @pytest.fixture(scope="module")
 def train(params: Params) -> Train:
-    small = {"steps": 12, "warmup": 2, "positions": 64, "pairs": 4, "box_positions": 4, "reports": 3}
+    small = {"steps": 12, "warmup": 2, "positions": 64, "pairs": 4, "box_positions": 4, "eval_points": 3}
     return params.train.model_copy(update=small)
 
 
@@ -118,13 +118,13 @@ def test_synthetic_anomalies_are_learned_only_where_their_losses_are_on(
     poisoned = FitData(**{**vars(data), "synthetic": np.full_like(data.synthetic, np.nan)})
     flow, history = run(fit(poisoned, model, plain, train, 0, ALONE), ignore)
     assert same(flow, run(fit(data, model, plain, train, 0, ALONE), ignore)[0])
-    assert not {"hardest", "contrast", "negatives", "proxy", "surroundings"} & history[-1].keys()
+    assert not {"hardest", "contrast", "likelihood_margin", "proxy", "near_anomaly_normals"} & history[-1].keys()
     with_both = run(fit(data, model, loss, train, 0, ALONE), ignore)[1]
-    terms = {"likelihood", "hardest", "contrast", "negatives", "proxy", "surroundings", "validation"}
+    terms = {"likelihood", "hardest", "contrast", "likelihood_margin", "proxy", "near_anomaly_normals", "validation"}
     assert terms <= with_both[-1].keys()
 
 
-def test_the_surroundings_of_an_anomaly_are_learned_as_normal(data: FitData, model: Model, loss: Loss, train: Train):
+def test_positions_near_an_anomaly_are_learned_as_normal(data: FitData, model: Model, loss: Loss, train: Train):
     """What is beside an anomaly has other features because they see it, and should not be taken for anomalous."""
     touched = data.coverage > 0
     synthetic = data.synthetic.copy()
@@ -132,15 +132,15 @@ def test_the_surroundings_of_an_anomaly_are_learned_as_normal(data: FitData, mod
     beside = FitData(**{**vars(data), "synthetic": synthetic})
     longer = train.model_copy(update={"steps": 60})
 
-    def outlined(surroundings: float) -> float:
+    def outlined(weight: float) -> float:
         """How far what is beside an anomaly stands out from normal images, of how far the anomaly does."""
-        weighed = loss.model_copy(update={"surroundings": surroundings})
+        weighed = loss.model_copy(update={"near_anomaly_normals": weight})
         scorer, _ = run(fit(beside, model, weighed, longer, 0, ALONE), ignore)
         normal, found = (score_features(scorer, x, ALONE.device)[0] for x in (data.held_out_normal, synthetic))
         anomaly, around = (found[torch.from_numpy(where)].mean() for where in (touched, ~touched))
         return ((around - normal.mean()) / (anomaly - normal.mean())).item()
 
-    assert outlined(surroundings=1.0) < 0.7 * outlined(surroundings=0.0)
+    assert outlined(weight=1.0) < 0.7 * outlined(weight=0.0)
 
 
 @pytest.mark.parametrize(
@@ -150,16 +150,16 @@ def test_the_surroundings_of_an_anomaly_are_learned_as_normal(data: FitData, mod
         (lambda row, column: column >= 4, lambda row, column: column < 4),
     ],
 )
-def test_surroundings_are_near_an_anomaly_but_untouched(data: FitData, touched: Callable, beside: Callable):
+def test_near_anomaly_positions_are_untouched(data: FitData, touched: Callable, beside: Callable):
     coverage = np.fromfunction(touched, (20, 20)).astype(np.float32) * 0.01
     covered = FitData(**{**vars(data), "coverage": coverage[None]})
-    (places,) = covered.surrounding_places()
+    (places,) = covered.near_anomaly_positions()
     np.testing.assert_array_equal(places, np.flatnonzero(np.fromfunction(beside, (20, 20))))
 
 
-def test_an_anomaly_that_reaches_every_position_has_surroundings(data: FitData):
+def test_an_anomaly_that_reaches_every_position_has_near_positions(data: FitData):
     coverage = np.stack([np.full((3, 3), 0.5), np.linspace(0.1, 1, 9).reshape(3, 3)]).astype(np.float32)
-    everywhere, least = FitData(**{**vars(data), "coverage": coverage}).surrounding_places()
+    everywhere, least = FitData(**{**vars(data), "coverage": coverage}).near_anomaly_positions()
     assert len(everywhere) > 0
     np.testing.assert_array_equal(least, [0])
 

@@ -61,7 +61,7 @@ def test_heat_map_is_that_of_the_benchmark(trained: Trained, tmp_path: Path):
     image = trained.images / "disc" / "test" / "hole" / "000.png"
     limits = read_json(trained.folder("disc") / "cell.json")
     score_map = upsample(maps[[row]], tiny.SIZE)[0]
-    expected = overlay(read_image(image), score_map, limits["typical_score"], limits["pixel_threshold"])
+    expected = overlay(read_image(image), score_map, limits["median_pixel_score"], limits["pixel_threshold"])
     predict.run(str(trained.folder("disc")), str(image), tmp_path / "out", "csv")
     drawn = read_image(tmp_path / "out" / "heat_maps" / "000.png.png")
     assert drawn.shape == expected.shape
@@ -86,7 +86,7 @@ def test_model_of_the_registry_predicts_the_same(
     np.testing.assert_allclose(table["image_score"], expected["image_score"], rtol=1e-5)
     assert table["anomalous"].dtype == bool
     assert f"folder/disc: 8 images, {table['anomalous'].sum()} anomalous" in capsys.readouterr().out
-    with pytest.raises(ClflowError, match=r"nobody@champion cannot be had from MLflow"):
+    with pytest.raises(ClflowError, match=r"nobody@champion is unavailable from MLflow"):
         predict.run("models:/nobody@champion", images, tmp_path, "csv")
 
 

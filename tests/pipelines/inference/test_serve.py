@@ -23,7 +23,7 @@ import torch
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
-from clflow.data.images import open_rgb, squash
+from clflow.data.images import open_rgb, resize_to_square
 from clflow.errors import ClflowError
 from clflow.methods import load_detector
 from pipelines.inference import serve
@@ -103,7 +103,7 @@ def defect(trained: Trained, category: str = "disc") -> bytes:
 def score_of(folder: Path, image: bytes) -> float:
     """What the detector in a folder says of an image."""
     detector = load_detector(folder)
-    pixels = squash(open_rgb(io.BytesIO(image)), detector.image_size)
+    pixels = resize_to_square(open_rgb(io.BytesIO(image)), detector.image_size)
     return float(detector(torch.from_numpy(pixels[None]))[1])
 
 
@@ -294,7 +294,7 @@ def test_taken_port_is_one_sentence(endpoint: Endpoint):
 @pytest.mark.parametrize(
     ("uri", "words"),
     [
-        ("http://127.0.0.1:9", "@champion cannot be had from MLflow at http://127.0.0.1:9"),
+        ("http://127.0.0.1:9", "@champion is unavailable from MLflow at http://127.0.0.1:9"),
         ("sqlite:////nowhere/mlflow.db", "no MLflow database"),
     ],
 )

@@ -120,7 +120,7 @@ def test_what_cannot_be_searched_is_one_sentence(workspace: Path, tiny_source: P
 
 
 def test_killed_search_goes_on_and_may_be_asked_for_more(workspace: Path, tiny_source: Path):
-    params = write(workspace, tiny_source, tune__trials=5, train__steps=200, train__reports=4)
+    params = write(workspace, tiny_source, tune__trials=5, train__steps=200, train__eval_points=4)
     search = Search.plan(params, "folder", tiny.CATEGORIES, workspace)
     command = [str(BIN / "clflow"), "tune", "--dataset", "folder"]
     process = subprocess.Popen(command, cwd=workspace, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -192,7 +192,7 @@ def test_search_without_any_result_is_an_error(workspace: Path, tiny_source: Pat
 
 
 def test_trials_that_the_timeout_cuts_are_not_remembered(workspace: Path, tiny_source: Path):
-    params = write(workspace, tiny_source, tune__trials=2, train__steps=20000, train__reports=2, tune__timeout=0.1)
+    params = write(workspace, tiny_source, tune__trials=2, train__steps=20000, train__eval_points=2, tune__timeout=0.1)
     with pytest.raises(ClflowError, match="give it more time"):
         tune.run(params, "folder", workspace)
     assert Search.plan(params, "folder", tiny.CATEGORIES, workspace).records() == []

@@ -118,7 +118,7 @@ class Bench:
             "data_hash": data_hash(category_rows(self.manifest, cell.category, "train")),
             **{name: getattr(self.params, name).model_dump(mode="json") for name in sections},
             **{"train_images": cell.train_images, "train_seconds": 1.5, "params_added": 123},
-            **{"image_threshold": 1.0, "pixel_threshold": 2.0, "typical_score": 0.5},
+            **{"image_threshold": 1.0, "pixel_threshold": 2.0, "median_pixel_score": 0.5},
         }
         write_json(folder / "cell.json", record)
 
@@ -458,23 +458,23 @@ def test_of_many_who_compared_with_the_same_champion_one_wins(
     versions = [registry.register(DISC, model, cell.key) for _ in range(6)]
     barrier = Barrier(len(versions))
 
-    def crown(version: ModelVersion) -> str:
+    def set_champion(version: ModelVersion) -> str:
         barrier.wait()
         try:
-            Registry(registry.uri).crown(version, compared, {}, "")
+            Registry(registry.uri).set_champion(version, compared, {}, "")
         except PromotionError as error:
             return str(error)
         return "won"
 
     with ThreadPoolExecutor(len(versions)) as pool:
-        results = list(pool.map(crown, versions))
+        results = list(pool.map(set_champion, versions))
     assert results.count("won") == 1
     winner = number(versions[results.index("won")])
     assert version_of(registry, CHAMPION) == winner
     told = (f"version {winner} became champion", "is being changed by")
     assert all(any(words in result for words in told) for result in results if result != "won")
     with pytest.raises(PromotionError, match=f"version {winner} became champion of {DISC} meanwhile; promote again"):
-        registry.crown(compared, compared, {}, "")
+        registry.set_champion(compared, compared, {}, "")
 
 
 def test_two_processes_that_promote_at_once_cannot_both_win_silently(bench: Bench, served: Registry, tmp_path: Path):

@@ -13,11 +13,11 @@ from clflow.config.params import Params
 from clflow.errors import DataError
 from clflow.files import file_sha256, read_json
 from pipelines.reporting import gallery
-from pipelines.reporting.best_on_test import oracle
+from pipelines.reporting.best_on_test import best_on_test
 from pipelines.reporting.comparison import gains as compare
 from pipelines.reporting.leaderboard import markdown
 from pipelines.reporting.plots import roc, score_histogram
-from pipelines.reporting.published import ANCHORS
+from pipelines.reporting.published import PUBLISHED
 from pipelines.stages import report
 from pipelines.stages.aggregate import aggregate, cells_of, read_scores, read_table
 from tests.pipelines.scored import Scored
@@ -97,13 +97,13 @@ def test_published_numbers_are_marked_as_not_ours(reported: Scored) -> None:
         table.assign(dataset="btad"),
         board.assign(dataset="btad"),
         gained,
-        oracle(cells_of(table), reported.workspace),
+        best_on_test(cells_of(table), reported.workspace),
         reported.params,
         read_json(reports / "protocol.json"),
     )
     own, published = text.split("### btad: published elsewhere, not measured here")
     assert "**published elsewhere, not measured here; other backbones and input sizes**" in published
-    anchors = [anchor for anchor in ANCHORS if anchor.dataset == "btad"]
+    anchors = [anchor for anchor in PUBLISHED if anchor.dataset == "btad"]
     assert len(anchors) == 2
     for anchor in anchors:
         assert any(anchor.source in line and str(anchor.image_auroc) in line for line in published.splitlines())
@@ -127,7 +127,7 @@ def test_gains_are_differences_of_the_same_images_and_seeds(reported: Scored) ->
     assert f"{100 * gained['gain'].iloc[2]:+.2f}" in line
 
 
-def test_oracle_stands_beside_the_last_weights(tmp_path: Path) -> None:
+def test_best_on_test_stands_beside_the_last_weights(tmp_path: Path) -> None:
     scored = Scored.make(tmp_path, ("nut",), ("clflow", "fastflow"), (0, 1))
     for cell in scored.cells[:2]:
         scores = read_scores(cell, tmp_path)[0]
@@ -135,13 +135,13 @@ def test_oracle_stands_beside_the_last_weights(tmp_path: Path) -> None:
         pd.DataFrame({5: -right, 10: right, 20: last}).to_csv(scored.scores(cell) / "reports.csv", index=False)
     aggregate(scored.cells, scored.params, tmp_path)
     table = read_table(tmp_path / "reports" / "cells.csv")
-    (row,) = oracle(cells_of(table), tmp_path).to_dict("records")  # fastflow has kept nothing
+    (row,) = best_on_test(cells_of(table), tmp_path).to_dict("records")  # fastflow has kept nothing
     mean = table.loc[table["method"] == "clflow", "image_auroc"].mean()
     assert (row["method"], row["n_seeds"], row["best"]) == ("clflow", 2, 1.0)
     assert row["last"] == pytest.approx(mean) and row["last"] < 1
     report.run(scored.params, tmp_path)
     text = text_of(scored)
-    assert f"| nut | clflow | 2 | {100 * mean:.2f} | 100.00 |" in text.split("(an oracle)")[1]
+    assert f"| nut | clflow | 2 | {100 * mean:.2f} | 100.00 |" in text.split("the best on the test set")[1]
 
 
 def test_an_incomplete_table_says_so(tmp_path: Path) -> None:
@@ -224,7 +224,7 @@ def test_search_is_judged_by_pairs_of_the_same_seed(reported: Scored) -> None:
     note = {"objective": "validation", "default": None, "found": 0.87654321}
     tree["tuned"] = {"search": {"parts (01, nut)": note}, "parameters": {}, "overrides": {}}
     params = Params.model_validate_json(json.dumps(tree))
-    nothing = compare([], reported.workspace), oracle([], reported.workspace)
+    nothing = compare([], reported.workspace), best_on_test([], reported.workspace)
     text = markdown(table, board, *nothing, params, read_json(reports / "protocol.json"))
     section = text.split("### What search brought: clflow-tuned against clflow")[1]
     assert "parts (01, nut): validation unknown by default, 0.8765 found" in section

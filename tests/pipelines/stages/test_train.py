@@ -42,7 +42,7 @@ def workspace(prepared: Path, tmp_path: Path) -> Path:
 
 def changed(workspace: Path, tiny_source: Path, **changes: object) -> Params:
     """The workspace's parameters, changed; only the last checkpoint is kept, as by default."""
-    tree = tiny.params_tree(tiny_source, train__keep_reports=False, **changes)
+    tree = tiny.params_tree(tiny_source, train__keep_eval_weights=False, **changes)
     return load(tiny.write_params(workspace / "params.yaml", tree))
 
 
@@ -70,7 +70,7 @@ def start(workspace: Path) -> subprocess.Popen[str]:
 
 
 def test_killed_driver_loses_no_finished_cell(workspace: Path, tiny_source: Path):
-    long = {"benchmark__methods": ["clflow"], "train__steps": 400, "train__reports": 40}
+    long = {"benchmark__methods": ["clflow"], "train__steps": 400, "train__eval_points": 40}
     changed(workspace, tiny_source, **long, resources__cpus_per_worker=os.cpu_count())  # one after the other
     process = start(workspace)
     wait_until(lambda: len(complete(workspace)) > 0 and len(logs(workspace)) == 2, process)
@@ -93,7 +93,7 @@ def test_killed_driver_loses_no_finished_cell(workspace: Path, tiny_source: Path
 def test_killed_worker_is_restarted_from_its_last_checkpoint(
     workspace: Path, tiny_source: Path, workers: int, title: str, steps: int
 ):
-    longer = {"train__steps": steps, "train__reports": steps // 20}
+    longer = {"train__steps": steps, "train__eval_points": steps // 20}
     params = one_cell(workspace, tiny_source, resources__workers_per_cell=workers, **longer)
     process = start(workspace)
     wait_until(lambda: any(f"step {steps // 2} " in log.read_text() for log in logs(workspace)), process)
