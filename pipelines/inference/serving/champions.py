@@ -36,7 +36,7 @@ class Champion:
 class Champions:
     """The champion of each category; `refresh` replaces those whose alias has moved.
 
-    A champion that is unavailable or cannot be loaded leaves the one before it in place. A replaced champion lives on for
+    A champion that is unavailable or cannot be loaded leaves the one before it in place. A replaced champion stays loaded
     as long as a request holds it.
     """
 
