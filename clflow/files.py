@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -13,6 +14,11 @@ from typing import Any
 
 TEMPORARY = ".tmp-"
 """Prefix of everything half-written; whatever carries it may be deleted when nothing is running."""
+
+
+def cache_folder() -> Path:
+    """Folder for what all workspaces of a user share: CLFLOW_CACHE, else ``~/.cache/clflow``."""
+    return Path(os.environ.get("CLFLOW_CACHE") or "~/.cache/clflow").expanduser()
 
 
 def fingerprint(value: Any) -> str:
@@ -56,11 +62,11 @@ def folder_atomically(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def prune(folder: Path, keep: set[str]) -> None:
-    """Remove from ``folder`` all but the names to ``keep``: what is no longer asked for, and what is half-written."""
-    for path in sorted(folder.iterdir()) if folder.exists() else []:
-        if path.name not in keep or path.name.startswith(TEMPORARY):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+def sweep(folder: Path) -> None:
+    """Make a folder if there is none, and remove what killed processes left half-written in it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.glob(f"{TEMPORARY}*"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def write_json(path: Path, value: Any) -> None:

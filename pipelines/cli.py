@@ -13,6 +13,7 @@ import typer
 
 from clflow.config.params import Params, load
 from clflow.errors import ClflowError
+from pipelines.workspace.paths import Workspace
 
 # Libraries are imported inside the verbs: `clflow fetch` must not wait for torch, Ray and MLflow.
 
@@ -35,6 +36,27 @@ def fetch(dataset: DatasetName, params: ParamsFile = DEFAULT) -> None:
     from pipelines.stages import fetch as stage
 
     stage.run(*_workspace(params, dataset))
+
+
+@app.command()
+def plan(
+    dataset: DatasetName,
+    params: ParamsFile = DEFAULT,
+    explain: Annotated[
+        str | None,
+        typer.Option("--explain", help="Print why this cell (<category>-<method>-s<seed>) is to be trained."),
+    ] = None,
+    inputs_only: Annotated[
+        bool, typer.Option("--inputs-only", help="Only synthetic sets and the search, which come before a search.")
+    ] = False,
+) -> None:
+    """Write which synthetic sets, cells and scores are asked for, and what their keys are made of."""
+    from pipelines.stages import plan as stage
+
+    if explain is None:
+        stage.run(*_workspace(params, dataset), inputs_only)
+    else:
+        stage.explain(*_workspace(params, dataset), explain)
 
 
 @app.command()
@@ -163,10 +185,10 @@ def drift(
 def sync(params: ParamsFile = DEFAULT) -> None:
     """Bring to MLflow what it missed while it could not be reached."""
     from pipelines.tracking.tracker import Tracker
-    from pipelines.workspace import cells
+    from pipelines.workspace.plan import plan_cells
 
     loaded, workspace = _load(params)
-    wanted = cells.plan(loaded, workspace)
+    wanted = plan_cells(loaded, workspace)
     tracker = Tracker.connect(loaded, workspace)
     tracker.sync(wanted, workspace)
     tracker.require()
@@ -268,11 +290,11 @@ def bench_accelerator(
     verb.run(loaded, dataset, categories, workspace, out)
 
 
-def _load(params: Path) -> tuple[Params, Path]:
-    return load(params), params.resolve().parent
+def _load(params: Path) -> tuple[Params, Workspace]:
+    return load(params), Workspace(params.resolve().parent)
 
 
-def _workspace(params: Path, dataset: str) -> tuple[Params, str, Path]:
+def _workspace(params: Path, dataset: str) -> tuple[Params, str, Workspace]:
     loaded, workspace = _load(params)
     if dataset not in loaded.data:
         raise ClflowError(f"--dataset {dataset!r} is not described in {params}; it has {', '.join(loaded.data)}.")

@@ -12,16 +12,17 @@ from rich.console import Console
 
 from clflow.config.params import Params
 from clflow.data.catalogue import find
-from clflow.data.fetch import cache_folder
 from clflow.errors import ClflowError
+from clflow.files import cache_folder
+from pipelines.workspace.paths import Workspace
 
 _CATEGORY_GB = 0.5  # 0.33 of images in MVTec AD's 15 categories (4.9 GB); the rest for cells, scores and models
 
 
-def examine(params: Params, workspace: Path) -> int:
+def examine(params: Params, workspace: Workspace) -> int:
     """Run all checks, print a line for each, and return how many found something wrong."""
     console = Console(soft_wrap=True, highlight=False)
-    checks: list[tuple[str, Callable[[Params, Path], Iterator[str]]]] = [
+    checks: list[tuple[str, Callable[[Params, Workspace], Iterator[str]]]] = [
         ("resources", _resources),
         ("paths", _paths),
         ("methods", _methods),
@@ -41,19 +42,19 @@ def examine(params: Params, workspace: Path) -> int:
     return wrong
 
 
-def _resources(params: Params, workspace: Path) -> Iterator[str]:
+def _resources(params: Params, workspace: Workspace) -> Iterator[str]:
     from pipelines.compute import cluster
 
     with cluster.session(params.resources):
         yield f"{cluster.concurrent_cells(params.resources)} cells at once, GPUs: {cluster.has_gpus()}"
 
 
-def _paths(params: Params, workspace: Path) -> Iterator[str]:
+def _paths(params: Params, workspace: Workspace) -> Iterator[str]:
     features = cache_folder() / "features"
     cached = sum(file.stat().st_size for file in features.glob("*.npy")) / 1e9
     categories = sum(len(params.data[dataset].categories) for dataset in params.benchmark.datasets)
     needs = {
-        workspace: (_CATEGORY_GB * categories, "images and cells; name another --workspace"),
+        workspace.root: (_CATEGORY_GB * categories, "images and cells; name another --workspace"),
         features: (
             max(0.0, params.resources.feature_cache_gb - cached),
             "the feature cache; lower resources.feature_cache_gb or set CLFLOW_CACHE",
@@ -69,15 +70,15 @@ def _paths(params: Params, workspace: Path) -> Iterator[str]:
         yield f"{folder} has {free:.0f} GB free, {needed:.1f} may be taken"
 
 
-def _methods(params: Params, workspace: Path) -> Iterator[str]:
-    from clflow.methods import find_method
+def _methods(params: Params, workspace: Workspace) -> Iterator[str]:
+    from clflow.methods.registry import find_method
 
     for method in params.benchmark.methods:
         find_method(method)
         yield method
 
 
-def _weights(params: Params, workspace: Path) -> Iterator[str]:
+def _weights(params: Params, workspace: Workspace) -> Iterator[str]:
     from clflow.features.backbone import Backbone
     from clflow.features.weights import find_weights
 
@@ -93,7 +94,7 @@ def _weights(params: Params, workspace: Path) -> Iterator[str]:
         yield f"{backbone} from {weights.file or 'the hub'}, digest {digest[:12]}"
 
 
-def _datasets(params: Params, workspace: Path) -> Iterator[str]:
+def _datasets(params: Params, workspace: Workspace) -> Iterator[str]:
     problems = []
     for name in params.benchmark.datasets:
         entry, source = find(name), params.data[name].source
@@ -126,7 +127,7 @@ def _link(url: str) -> str:
         return type(error).__name__
 
 
-def _tracking(params: Params, workspace: Path) -> Iterator[str]:
+def _tracking(params: Params, workspace: Workspace) -> Iterator[str]:
     from pipelines.tracking.tracker import Tracker
 
     tracker = Tracker.connect(params, workspace)

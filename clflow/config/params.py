@@ -138,6 +138,11 @@ class Params(Section):
         variant = self.variants.get(_variant(method))
         return f"{category}{VARIANT}{_variant(method)}" if variant and variant.synthesis else category
 
+    def value(self, name: str) -> Any:
+        """The value of a parameter, ``section.key``, as JSON has it."""
+        section, _, key = name.partition(".")
+        return self.model_dump(mode="json", include={section: {key}})[section][key]
+
     def merged(self, *layers: Override, where: str) -> Params:
         """These parameters with layers merged over them, the last on top.
 
@@ -177,6 +182,11 @@ def load(path: Path) -> Params:
                 params.for_category(dataset, category, method)
     _check_space(params, path)
     return params
+
+
+def base_method(name: str) -> str:
+    """The method that a name with `TUNED` or a variant names."""
+    return name.removesuffix(TUNED).partition(VARIANT)[0]
 
 
 def _variant(method: str) -> str:

@@ -149,15 +149,6 @@ class Loss(Section):
     margin: Weight
     temperature: Annotated[float, Field(gt=0)]
 
-    def needs_anomalies(self) -> bool:
-        """Whether any term learns from synthetic anomalies."""
-        return max(self.contrast, self.likelihood_margin, self.proxy, self.near_anomaly_normals) > 0
-
-    def likelihood_alone(self) -> Loss:
-        """The likelihood of all normal positions alike, and nothing else."""
-        beside = ("hardest", "contrast", "likelihood_margin", "proxy", "near_anomaly_normals")
-        return self.model_copy(update=dict.fromkeys(beside, 0.0))
-
 
 class Train(Section):
     """The fixed budget and the optimiser. ``bfloat16`` computes the flow's subnetworks at that precision where the

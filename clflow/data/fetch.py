@@ -31,11 +31,6 @@ from clflow.files import TEMPORARY, file_sha256, fingerprint, read_json, write_j
 _RECORD_VERSION = 1
 
 
-def cache_folder() -> Path:
-    """Folder for what all workspaces of a user share: CLFLOW_CACHE, else ``~/.cache/clflow``."""
-    return Path(os.environ.get("CLFLOW_CACHE") or "~/.cache/clflow").expanduser()
-
-
 def fetch(
     name: str, dataset: Dataset, folder: Path, downloads: Path, record: Path, progress: Progress | None = None
 ) -> pd.DataFrame:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from clflow.errors import ParameterError, WeightsError
 from clflow.features.weights import Weights
 from clflow.features.zoo import import_timm
+from clflow.files import cache_folder, file_sha256, read_json, write_json
 
 _PROBE = 64  # pixels
 _ROUNDING = 1e-4  # of the largest value of a level
@@ -36,6 +39,7 @@ class Backbone(nn.Module):
     def __init__(self, weights: Weights, strides: tuple[int, ...]):
         super().__init__()
         self.net = pretrained_model(weights)
+        self._digest = _digest(self.net)
         levels = {info["reduction"]: index for index, info in enumerate(self.net.feature_info)}
         missing = [stride for stride in strides if stride not in levels]
         if missing:
@@ -51,7 +55,6 @@ class Backbone(nn.Module):
         self.register_buffer("std", torch.tensor(config["std"]).view(1, 3, 1, 1), persistent=False)
         self.requires_grad_(False)
         self.eval()
-        self._digest = _digest(self.net)
         self._fold_batch_norms()
         self.net.to(memory_format=torch.channels_last)  # with folded norms, two thirds of the time on a CPU
 
@@ -69,7 +72,7 @@ class Backbone(nn.Module):
         )
 
     def digest(self) -> str:
-        """SHA-256 of the tensors as they were loaded: proof of which weights are in use."""
+        """SHA-256 of the tensors as they were loaded, but for a classifier: proof of which weights are in use."""
         return self._digest
 
     def _fold_batch_norms(self) -> None:
@@ -84,9 +87,47 @@ class Backbone(nn.Module):
             self.net = unfolded
 
 
-def _digest(net: nn.Module) -> str:
+def weights_identity(weights: Weights) -> str:
+    """What names weights by their content: the hash of a file, or the digest of a hub's tensors.
+
+    The digest is computed when a hub's model is first asked for, and remembered in the user's cache folder.
+
+    Raises:
+        WeightsError: the hub's model is unavailable.
+    """
+    if weights.file is not None:
+        return f"file:{_file_sha256(weights.file, weights.file.stat().st_mtime_ns)}"
+    record = cache_folder() / "weights" / f"{weights.backbone}-timm-{import_timm().__version__}.json"
+    if not record.exists():
+        write_json(record, {"digest": _digest(pretrained_model(weights))})
+    return f"tensors:{read_json(record)['digest']}"
+
+
+def require_identity(backbone: Backbone, weights: Weights, identity: str) -> None:
+    """Make sure that loaded weights are those that `weights_identity` names.
+
+    Raises:
+        WeightsError: the hub has others now.
+    """
+    if weights.file is None and identity != f"tensors:{backbone.digest()}":
+        raise WeightsError(
+            f"the hub's weights of {weights.backbone} are not those of the plan any more; remove "
+            f"{cache_folder() / 'weights'} and plan again."
+        )
+
+
+@lru_cache(maxsize=64)
+def _file_sha256(file: Path, changed: int) -> str:
+    """Hash of a file; ``changed`` is when it was written."""
+    return file_sha256(file)
+
+
+def _digest(net: Any) -> str:
+    classifier = net.pretrained_cfg["classifier"]
     state = hashlib.sha256()
     for name, tensor in sorted(net.state_dict().items()):
+        if classifier and name.startswith(classifier):
+            continue
         state.update(name.encode())
         state.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return state.hexdigest()

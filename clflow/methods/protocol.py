@@ -13,7 +13,7 @@ from clflow.features.extraction import Features
 from clflow.features.weights import Weights
 from clflow.model.detector import Detector
 from clflow.training.data import FitData
-from clflow.training.loop import Training, Worker
+from clflow.training.worker import Training, Worker
 
 
 class Method(Protocol):
@@ -25,8 +25,8 @@ class Method(Protocol):
         ...
 
     @property
-    def sections(self) -> tuple[str, ...]:
-        """Sections of the parameters, beside ``protocol`` and ``model``, that determine what is trained."""
+    def parameters(self) -> tuple[str, ...]:
+        """The parameters, ``section.name``, that determine what is trained, beside backbone, weights and synthesis."""
         ...
 
     def features(self, weights: Weights, model: Model) -> Features:

@@ -9,30 +9,30 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from PIL import Image
 
-from clflow.config.params import Params
-from clflow.config.schema import Synthesis
 from clflow.data.images import EXTENSIONS, read_image
 from clflow.data.manifest import data_hash, split_normals
 from clflow.errors import DataError
 from clflow.files import file_sha256, fingerprint, folder_atomically, write_json
-from clflow.provenance import source_hash
+from clflow.provenance import code_of
 from clflow.synthesis.foreground import foreground, shows_object
 from clflow.synthesis.recipe import Synthetic, synthesize
 from clflow.synthesis.sheet import contact_sheet
 from clflow.synthesis.sources import Normal
 
+if TYPE_CHECKING:
+    from clflow.config.params import Params
+    from clflow.config.schema import Synthesis
+
 MARKER = "synthesis.json"
 """Written last: a folder with it is complete."""
-
-CODE = ("synthesis", "data/images.py", "data/manifest.py")
-"""Modules of clflow that determine synthetic anomalies; dvc.yaml lists the same for the synthesize stage."""
 
 _JUDGED = 16  # images by which object or surface is decided
 _CACHED = 256  # decoded images kept in memory
@@ -49,23 +49,30 @@ class _Part:
     stream: tuple[int, ...]
 
 
-def synthesis_key(rows: pd.DataFrame, params: Params) -> str:
-    """Hash of all that determines the folder that `synthesize_category` would write for the same arguments.
+def synthesis_inputs(rows: pd.DataFrame, params: Params) -> dict[str, Any]:
+    """All that determines the folder that `synthesize_category` writes for the same arguments, JSON-able.
 
     Raises:
         DataError: the texture folder is needed, but missing or without an image.
     """
-    textures = _textures(params.synthesis)
-    content = {
-        "code": source_hash(*CODE),
+    code = code_of(__name__)
+    protocol = params.protocol.model_dump(include={"image_size", "holdout"})
+    synthesis = params.synthesis.model_dump(mode="json", exclude={"textures"})
+    return {
         "data": data_hash(rows),
         "categories": sorted(set(rows["category"])),
-        "protocol": params.protocol.model_dump(include={"image_size", "holdout"}),
-        "synthesis": params.synthesis.model_dump(mode="json", exclude={"textures"}),
-        # By name and size: reading all of a large collection would cost more than the work it saves.
-        "textures": [[name, path.stat().st_size] for name, path in textures.items()],
+        "parameters": {"protocol": protocol, "synthesis": synthesis},
+        "textures": {
+            name: _sha256(path, path.stat().st_mtime_ns) for name, path in _textures(params.synthesis).items()
+        },
+        "code": code.files,
+        "libraries": code.libraries,
     }
-    return fingerprint(content)
+
+
+def synthesis_key(rows: pd.DataFrame, params: Params) -> str:
+    """Hash of `synthesis_inputs`."""
+    return fingerprint(synthesis_inputs(rows, params))
 
 
 def synthesize_category(data: Path, rows: pd.DataFrame, params: Params, folder: Path) -> None:
@@ -83,7 +90,7 @@ def synthesize_category(data: Path, rows: pd.DataFrame, params: Params, folder: 
         DataError: an image cannot be read, there are fewer than two, no texture is found, or nothing that the
             parameters allow can be seen on an image.
     """
-    key = synthesis_key(rows, params)
+    inputs = synthesis_inputs(rows, params)
     size = params.protocol.image_size
     parts = _parts(rows, params)
     train = parts[0].rows["path"].tolist()
@@ -117,7 +124,8 @@ def synthesize_category(data: Path, rows: pd.DataFrame, params: Params, folder: 
             temporary / "contact_sheet.png", optimize=True
         )
         marker = {
-            "key": key,
+            "key": fingerprint(inputs),
+            "inputs": inputs,
             "content_sha256": _content_sha256(temporary),
             "foreground": "object" if has_object else "surface",
             **{part.name: part.count for part in parts},
@@ -187,6 +195,12 @@ def _record(name: str, original: str, split: str, synthetic: Synthetic) -> dict[
 def _content_sha256(folder: Path) -> str:
     files = [folder / "index.csv", *folder.glob("images/*.png"), *folder.glob("masks/*.png")]
     return fingerprint({path.relative_to(folder).as_posix(): file_sha256(path) for path in files})
+
+
+@cache
+def _sha256(path: Path, changed: int) -> str:
+    """Hash of a texture, which many categories share; ``changed`` is when it was written."""
+    return file_sha256(path)
 
 
 def _textures(params: Synthesis) -> dict[str, Path]:

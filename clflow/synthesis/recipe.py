@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
 import numpy as np
 
-from clflow.config.schema import Synthesis
 from clflow.errors import DataError
 from clflow.synthesis import blending, sources
 from clflow.synthesis.shapes import LINES, SHAPES
 from clflow.synthesis.sources import Normal
+
+if TYPE_CHECKING:
+    from clflow.config.schema import Synthesis
 
 _TRIES = 24
 _SAME_SHAPE = 6  # tries after which another shape is drawn

@@ -7,30 +7,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import torch
 from scipy import ndimage
 
-from clflow.config.params import Params
 from clflow.data.images import read_mask
 from clflow.data.manifest import data_hash, split_normals
 from clflow.errors import DataError
 from clflow.features.cache import FeatureCache
-from clflow.features.extraction import Features
-from clflow.provenance import source_hash
+from clflow.files import read_json
 
-FEATURE_CODE = (
-    "features/backbone.py",
-    "features/cache.py",
-    "features/extraction.py",
-    "features/registration.py",
-    "chunks.py",
-    "data/images.py",
-    "score.py",
-)
+if TYPE_CHECKING:
+    from clflow.config.params import Params
+
 
 _SEEN = 8  # positions from which an anomaly is still seen by the coarse levels
 
@@ -75,61 +67,61 @@ class FitData:
         return np.concatenate([np.zeros((len(self.held_out_normal), *anomalous.shape[1:]), bool), anomalous])
 
 
-def load_fit_data(
-    features: Features,
-    rows: pd.DataFrame,
-    data: Path,
-    synthetic: Path,
-    params: Params,
-    cache: FeatureCache,
-    weights_identity: str,
-    device: torch.device,
-) -> FitData:
+@dataclass(frozen=True)
+class CategoryFiles:
+    """What a category is trained on, as files.
+
+    Attributes:
+        rows: its normal training images.
+        data: the dataset's folder, which the rows' paths are relative to.
+        synthetic: its folder of synthetic anomalies.
+    """
+
+    rows: pd.DataFrame
+    data: Path
+    synthetic: Path
+
+
+def load_fit_data(files: CategoryFiles, params: Params, cache: FeatureCache) -> FitData:
     """Assemble the training data of one category.
 
     Args:
-        features: what the method sees of an image, on ``device``.
-        rows: the category's normal training images.
-        data: the dataset's folder, which the rows' paths are relative to.
-        synthetic: the category's folder of synthetic anomalies.
-        params: the category's parameters.
-        cache: where features are kept.
-        weights_identity: what names the backbone's weights.
+        files: of the category.
+        params: its parameters.
+        cache: of the features that the method sees.
 
     Raises:
         DataError: a row is not a normal training image, or the synthetic anomalies do not belong to these rows.
     """
+    rows, data, synthetic = files.rows, files.data, files.synthetic
     if set(rows["split"]) != {"train"} or set(rows["label"]) != {0}:
         raise DataError("only normal training images may reach training; the sample table mixes others in.")
     size = params.protocol.image_size
-    grid = [weights_identity, *features.identity, source_hash(*FEATURE_CODE)]
-
-    def cached(content: object, paths: list[Path]) -> np.ndarray:
-        return cache.get(features, [*grid, content], paths, size, device)
-
     train, held_out = split_normals(rows, params.protocol.holdout)
-    normal = cached(data_hash(train), [data / path for path in train["path"]])
-    held_out_normal = cached(data_hash(held_out), [data / path for path in held_out["path"]])
-
+    normal, held_out_normal = (
+        cache.get(data_hash(part), [data / path for path in part["path"]], size) for part in (train, held_out)
+    )
     index = pd.read_csv(synthetic / "index.csv")
-    content = (synthetic / "synthesis.json").read_text(encoding="utf-8")
+    content = read_json(synthetic / "synthesis.json")["content_sha256"]
     made, made_held_out = (index.loc[index["split"] == split] for split in ("train", "holdout"))
     place = {path: i for i, path in enumerate(train["path"])}
     if not set(made["original"]) <= place.keys():
         raise DataError(f"{synthetic} was made from other images than the sample table lists; synthesize it again.")
-    h = w = size // features.grid
+    h = w = size // cache.features.grid
 
     def covered(rows: pd.DataFrame) -> np.ndarray:
         return np.stack([_coverage(synthetic / mask, size, h, w) for mask in rows["mask"]])
 
     return FitData(
         normal=normal,
-        synthetic=cached([content, "train"], [synthetic / image for image in made["image"]]),
+        synthetic=cache.get([content, "train"], [synthetic / image for image in made["image"]], size),
         original=np.array([place[path] for path in made["original"]], dtype=np.int64),
         coverage=covered(made),
         boxes=np.stack([_grid_box(box, size, h, w) for box in made.loc[:, ["x0", "y0", "x1", "y1"]].to_numpy()]),
         held_out_normal=held_out_normal,
-        held_out_synthetic=cached([content, "holdout"], [synthetic / image for image in made_held_out["image"]]),
+        held_out_synthetic=cache.get(
+            [content, "holdout"], [synthetic / image for image in made_held_out["image"]], size
+        ),
         held_out_coverage=covered(made_held_out),
     )
 

@@ -13,6 +13,7 @@ import ray
 
 from clflow.config.schema import Resources
 from clflow.errors import ClflowError
+from pipelines.workspace.paths import Workspace
 
 
 @contextmanager
@@ -90,7 +91,7 @@ def concurrent_cells(resources: Resources) -> int:
     return cells
 
 
-def storage_path(resources: Resources, workspace: Path) -> str:
+def storage_path(resources: Resources, workspace: Workspace) -> str:
     """Where checkpoints of running cells are kept: an absolute path, or the URI of a bucket.
 
     Raises:
@@ -98,7 +99,7 @@ def storage_path(resources: Resources, workspace: Path) -> str:
     """
     if resources.storage is not None:
         is_uri = "://" in resources.storage
-        return resources.storage if is_uri else str(workspace / Path(resources.storage).expanduser())
+        return resources.storage if is_uri else str(workspace.root / Path(resources.storage).expanduser())
     if len([node for node in ray.nodes() if node["Alive"]]) > 1:
         raise ClflowError("the cluster has several nodes; set resources.storage to a folder or bucket all of them see.")
-    return str(workspace / ".clflow" / "ray")
+    return str(workspace.checkpoints)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -13,15 +12,16 @@ from ray.train.torch import TorchTrainer
 
 from clflow.config.params import Params
 from clflow.config.schema import Resources
-from clflow.data.fetch import cache_folder
+from clflow.files import cache_folder
 from pipelines.compute import cluster
 from pipelines.compute.checkpoints import Checkpoints
 from pipelines.workspace.cells import Cell
+from pipelines.workspace.paths import Workspace
 
 Train = Callable[[dict[str, Any]], None]
 
 
-def run_slot(slot: int, todo: list[Cell], params: Params, workspace: Path, storage: str, dispatcher: Any) -> None:
+def run_slot(slot: int, todo: list[Cell], params: Params, workspace: Workspace, storage: str, dispatcher: Any) -> None:
     """Train what the dispatcher hands out, until nothing is left; a worker that is lost is replaced.
 
     One job takes one cell after another: its processes take longer to start than many a cell to train.
@@ -47,7 +47,7 @@ def run_slot(slot: int, todo: list[Cell], params: Params, workspace: Path, stora
             }
             for cell in todo
         },
-        "workspace": str(workspace),
+        "workspace": str(workspace.root),
         "cache": str(cache_folder() / "features"),
         "storage": storage,
     }

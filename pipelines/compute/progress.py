@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from clflow.training.loop import VALIDATION
+from clflow.training.validation import VALIDATION
 
 
 class Board:

@@ -9,7 +9,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import ray
 import ray.train
 import torch
@@ -20,55 +19,56 @@ from clflow.config.params import Params
 from clflow.config.schema import Model
 from clflow.data.manifest import category_rows, read_manifest
 from clflow.errors import ClflowError
+from clflow.features.backbone import require_identity, weights_identity
 from clflow.features.cache import FeatureCache
 from clflow.features.extraction import Features
 from clflow.features.weights import find_weights
-from clflow.files import write_json
-from clflow.methods import find_method
 from clflow.methods.protocol import Method
-from clflow.model.detector import Detector
-from clflow.training.data import FitData, load_fit_data
-from clflow.training.loop import Save, Worker, run, score_features
+from clflow.methods.registry import find_method
+from clflow.precision import training_arithmetic
+from clflow.training.data import CategoryFiles, FitData, load_fit_data
+from clflow.training.outcome import save_outcome
+from clflow.training.worker import Save, Worker, run
 from pipelines.compute.checkpoints import Checkpoints
+from pipelines.workspace.paths import Workspace
 
 FINISHED = "finished"
 """The last checkpoint of a cell: its detector and curves, and what else its training has to tell."""
 
-OUTCOME = "outcome.json"
-"""The latter, as the cell's record has it."""
-
 
 def load_category(
-    params: Params, dataset: str, category: str, method: str, workspace: Path, cache: Path, device: torch.device
+    params: Params, method: str, files: CategoryFiles, cache: Path, device: torch.device
 ) -> tuple[Features, FitData]:
     """What the method sees of an image, and the training data of a category; test images are out of reach.
 
     Args:
         params: those of the category and the method.
+        method: its name.
+        files: of the category.
         cache: folder of the feature cache.
+        device: where features are computed.
     """
-    folder = workspace / "data" / dataset
     model = params.model
     # A frozen section has a hash, which its type does not tell.
     features, weights = _open_features(find_method(method), model, device)  # pyright: ignore[reportArgumentType]
-    data = load_fit_data(
-        features,
-        category_rows(read_manifest(folder), category, "train"),
-        folder,
-        workspace / "synthetic" / dataset / params.synthetic_set(category, method),
-        params,
-        FeatureCache(cache, params.resources.feature_cache_gb),
-        weights,
-        device,
-    )
-    return features, data
+    cached = FeatureCache(cache, params.resources.feature_cache_gb, features, weights, device)
+    return features, load_fit_data(files, params, cached)
+
+
+def category_files(params: Params, dataset: str, category: str, method: str, workspace: Workspace) -> CategoryFiles:
+    """The files of a category that a method learns from."""
+    data = workspace.data(dataset)
+    rows = category_rows(read_manifest(data), category, "train")
+    return CategoryFiles(rows, data, workspace.synthetic(dataset, params.synthetic_set(category, method)))
 
 
 @lru_cache(maxsize=1)
 def _open_features(method: Method, model: Model, device: torch.device) -> tuple[Features, str]:
     """What the method sees of an image, and what names the weights; one backbone is in memory for all categories."""
     weights = find_weights(model.backbone, model.weights)
-    return method.features(weights, model).to(device), weights.identity()
+    identity, features = weights_identity(weights), method.features(weights, model)
+    require_identity(features.backbone, weights, identity)
+    return features.to(device), identity
 
 
 def train_cells(config: dict[str, Any]) -> None:
@@ -112,15 +112,10 @@ def _train_cell(name: str, config: dict[str, Any]) -> None:
     if FINISHED in kept:  # the driver died before it could take it
         return
 
-    features, data = load_category(
-        params,
-        cell["dataset"],
-        cell["category"],
-        cell["method"],
-        Path(config["workspace"]),
-        Path(config["cache"]),
-        device,
-    )
+    method, workspace = cell["method"], Workspace(Path(config["workspace"]))
+    trains = find_method(method)
+    files = category_files(params, cell["dataset"], cell["category"], method, workspace)
+    features, data = load_category(params, method, files, Path(config["cache"]), device)
 
     def report(point: dict[str, float], save: Save) -> None:
         nonlocal kept
@@ -136,28 +131,9 @@ def _train_cell(name: str, config: dict[str, Any]) -> None:
 
     worker = Worker(rank, world, device, prepare_model if world > 1 else lambda module: module)
     with checkpoints.read(kept[-1]) if kept else nullcontext() as resume:
-        training = find_method(cell["method"]).fit(features, data, params, cell["seed"], worker, resume)
+        training = trains.fit(features, data, params, cell["seed"], worker, resume)
         detector, history = run(training, report)
     if rank == 0:
-        checkpoints.write(FINISHED, lambda folder: _save(folder, detector, history, data, device))
-
-
-def _save(
-    folder: Path, detector: Detector, history: list[dict[str, float]], data: FitData, device: torch.device
-) -> None:
-    detector.save(folder)
-    pd.DataFrame(history).to_csv(folder / "history.csv", index=False)
-    normal, synthetic = (
-        score_features(detector.scorer, rows, device)[1].tolist()
-        for rows in (data.held_out_normal, data.held_out_synthetic)
-    )
-    held_out = {"label": [0] * len(normal) + [1] * len(synthetic), "image_score": [*normal, *synthetic]}
-    pd.DataFrame(held_out).to_csv(folder / "held_out.csv", index=False)
-    outcome = {
-        "train_seconds": history[-1]["seconds"],
-        "params_added": detector.parameter_count(),
-        "image_threshold": detector.thresholds.image,
-        "pixel_threshold": detector.thresholds.pixel,
-        "median_pixel_score": detector.thresholds.median_pixel_score,
-    }
-    write_json(folder / OUTCOME, outcome)
+        bfloat16 = "train.bfloat16" in trains.parameters and params.train.bfloat16
+        arithmetic = training_arithmetic(bfloat16, device)
+        checkpoints.write(FINISHED, lambda folder: save_outcome(folder, detector, history, data, device, arithmetic))

@@ -29,10 +29,12 @@ from clflow.files import write_atomically, write_json
 from clflow.metrics import image_metrics
 from clflow.model.detector import Detector
 from clflow.provenance import commit
-from clflow.training.loop import Worker, fit
-from clflow.training.loop import run as finish
+from clflow.training.loop import fit
+from clflow.training.worker import Worker
+from clflow.training.worker import run as finish
 from pipelines.costs.measure import Case, Images, Trained, test_images, train_alone
 from pipelines.reporting.markdown import markdown_table
+from pipelines.workspace.paths import Workspace
 
 METHODS = ("clflow", "fastflow")
 PRECISIONS = ("float32", "tf32", "bfloat16")
@@ -61,7 +63,7 @@ class _Cell:
     figures: dict[str, Any]
 
 
-def run(params: Params, dataset: str, categories: Sequence[str], workspace: Path, out: Path) -> None:
+def run(params: Params, dataset: str, categories: Sequence[str], workspace: Workspace, out: Path) -> None:
     """Measure on the first CUDA device; write ``accelerator.json`` and ``accelerator.md``.
 
     Args:

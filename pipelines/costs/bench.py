@@ -22,6 +22,7 @@ from pipelines.costs import measure
 from pipelines.costs.hardware import alone, describe, load_after, observe
 from pipelines.costs.measure import Case, Engine
 from pipelines.reporting.markdown import markdown_table
+from pipelines.workspace.paths import Workspace
 
 METHODS = ("clflow", "anomalib-fastflow", "anomalib-patchcore-1", "anomalib-padim")
 ROUNDS = 3
@@ -29,7 +30,7 @@ EXTRAS = {"anomalib": "peers", "onnxruntime": "export", "openvino": "export"}
 """Packages that are measured, and the extra of ours that brings each."""
 
 
-def run(params: Params, dataset: str, category: str, workspace: Path, out: Path) -> None:
+def run(params: Params, dataset: str, category: str, workspace: Workspace, out: Path) -> None:
     """Measure one category; write ``bench.json`` and ``bench.md``.
 
     Args:

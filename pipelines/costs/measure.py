@@ -23,13 +23,16 @@ from clflow.features.backbone import Backbone, pretrained_model
 from clflow.features.extraction import Levels, scaled
 from clflow.features.weights import Weights, find_weights
 from clflow.features.zoo import import_timm
-from clflow.methods import find_method, load_detector
+from clflow.methods.loading import load_detector
+from clflow.methods.registry import find_method
 from clflow.metrics import image_metrics
 from clflow.model.detector import Detector
 from clflow.synthesis.category import synthesize_category
 from clflow.training.data import FitData
-from clflow.training.loop import VALIDATION, Worker, run
-from pipelines.compute.worker import load_category
+from clflow.training.validation import VALIDATION
+from clflow.training.worker import Worker, run
+from pipelines.compute.worker import category_files, load_category
+from pipelines.workspace.paths import Workspace
 
 BATCHES = (1, 8, 32)
 UNCUT = "eager, uncut"
@@ -89,7 +92,7 @@ class Case:
     category: str
     method: str
     seed: int
-    workspace: Path
+    workspace: Workspace
     cache: Path
 
     @property
@@ -118,9 +121,9 @@ class Images:
     labels: np.ndarray
 
 
-def test_images(params: Params, dataset: str, category: str, workspace: Path) -> Images:
+def test_images(params: Params, dataset: str, category: str, workspace: Workspace) -> Images:
     """All test images of a category, as detectors see them."""
-    data = workspace / "data" / dataset
+    data = workspace.data(dataset)
     rows = category_rows(read_manifest(data), category, "test")
     pixels = [read_image(data / path, params.protocol.image_size) for path in rows["path"]]
     return Images(np.stack(pixels), rows["label"].to_numpy())
@@ -130,7 +133,8 @@ def train_alone(case: Case, device: torch.device, clock: Callable[[], float]) ->
     """Train a cell in this process; its seconds are those of the clock."""
     given = case.given
     begin = clock()
-    features, data = load_category(given, case.dataset, case.category, case.method, case.workspace, case.cache, device)
+    files = category_files(given, case.dataset, case.category, case.method, case.workspace)
+    features, data = load_category(given, case.method, files, case.cache, device)
     cached = clock()
     training = find_method(case.method).fit(features, data, given, case.seed, Worker.single(device))
     detector, history = run(training, lambda point, save: None)
@@ -161,26 +165,26 @@ def train(case: Case, folder: Path, threads: int) -> dict[str, Any]:
     }
 
 
-def grow(params: Params, dataset: str, method: str, job: Job, workspace: Path, threads: int) -> dict[str, Any]:
+def grow(params: Params, dataset: str, method: str, job: Job, workspace: Workspace, threads: int) -> dict[str, Any]:
     """Synthesize and train all cells of a job, score the test images of its first category by the first of them, and
     say what each took."""
     params = params.model_copy(update={"protocol": params.protocol.model_copy(update={"image_size": job.image_size})})
     synthesis_cpu_s, cells = 0.0, []
     with tempfile.TemporaryDirectory() as name:
-        scratch = Path(name)
-        data = scratch / "data" / dataset
-        manifest = _thinned(workspace / "data" / dataset, job, data)
+        scratch = Workspace(Path(name))
+        data = scratch.data(dataset)
+        manifest = _thinned(workspace.data(dataset), job, data)
         for category in job.categories:
             given = params.for_category(dataset, category, method)
-            synthetic = scratch / "synthetic" / dataset / given.synthetic_set(category, method)
+            synthetic = scratch.synthetic(dataset, given.synthetic_set(category, method))
             begin = time.process_time()
             synthesize_category(data, category_rows(manifest, category, "train"), given, synthetic)
             synthesis_cpu_s += time.process_time() - begin
             for seed in job.seeds:
-                case = Case(params, dataset, category, method, seed, scratch, scratch / "cache")
-                cells.append(train(case, scratch / f"detector-{len(cells)}", threads))
+                case = Case(params, dataset, category, method, seed, scratch, scratch.root / "cache")
+                cells.append(train(case, scratch.root / f"detector-{len(cells)}", threads))
         images = test_images(params, dataset, job.categories[0], workspace)
-        inferred = infer(Engine(method, "eager", scratch / "detector-0"), images, threads)
+        inferred = infer(Engine(method, "eager", scratch.root / "detector-0"), images, threads)
     first = cells[:: len(job.seeds)]  # of each category: it made the features that its other seeds read
     return {
         "method": method,

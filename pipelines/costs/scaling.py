@@ -19,6 +19,7 @@ from pipelines.costs.hardware import describe as describe_machine
 from pipelines.costs.measure import Job
 from pipelines.reporting.markdown import markdown_table
 from pipelines.reporting.plots import house_style, save
+from pipelines.workspace.paths import Workspace
 
 METHOD = "clflow"
 SIZES = (128, 256, 384, 512)
@@ -46,7 +47,7 @@ _AXES: dict[str, tuple[str, Callable[[dict[str, Any]], int]]] = {
 """A field of `Job` that is swept while the others stay, with its title and how far a row is along it."""
 
 
-def run(params: Params, dataset: str, category: str, workspace: Path, out: Path) -> None:
+def run(params: Params, dataset: str, category: str, workspace: Workspace, out: Path) -> None:
     """Measure one cell of a category, and larger and smaller jobs; write ``growth.json``, ``growth.md`` and a figure.
 
     Args:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from clflow.errors import ClflowError
 from clflow.export import Format, export, holds_export
-from clflow.methods import load_detector
+from clflow.methods.loading import load_detector
 from pipelines.inference import watch
 from pipelines.registry.locate import local_folder
+from pipelines.workspace.paths import Workspace
 
 
 def run(reference: str, out: Path, to: Format) -> None:
@@ -27,7 +28,7 @@ def run(reference: str, out: Path, to: Format) -> None:
     if out.exists() and not holds_export(out):
         raise ClflowError(f"--out {out} holds something else than an exported detector; name another folder.")
     with tempfile.TemporaryDirectory() as download:
-        folder = local_folder(reference, Path.cwd(), Path(download))
+        folder = local_folder(reference, Workspace(Path.cwd()), Path(download))
         detector = load_detector(folder)
         worst = export(detector, to, out, watch.Model.files(folder))
     print(f"{out}: {to}, for RGB images uint8 (B, H, W, 3); off by {worst:.1e}")

@@ -27,12 +27,13 @@ from clflow.errors import ClflowError, DataError
 from clflow.export import holds_export, load
 from clflow.files import folder_atomically, write_atomically
 from clflow.heatmap import Picture
-from clflow.methods import load_detector
+from clflow.methods.loading import load_detector
 from clflow.model.detector import Thresholds
 from clflow.prefetch import prefetch
 from clflow.score import upsample
 from pipelines.inference import watch
 from pipelines.registry.locate import local_folder
+from pipelines.workspace.paths import Workspace
 
 TableFormat = Literal["csv", "parquet"]
 
@@ -65,7 +66,7 @@ def run(reference: str, source: str, out: Path, table_format: TableFormat) -> No
     root, paths = find_images(source, out)
     with tempfile.TemporaryDirectory() as download:
         graph = Path(reference)
-        folder = graph if holds_export(graph) else local_folder(reference, Path.cwd(), Path(download))
+        folder = graph if holds_export(graph) else local_folder(reference, Workspace(Path.cwd()), Path(download))
         model = watch.Model.of_folder(folder)
         judge = _judge(folder)
     with folder_atomically(out / HEAT_MAPS) as heat_maps:

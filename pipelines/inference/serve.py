@@ -6,7 +6,6 @@ import logging
 import signal
 import socket
 import time
-from pathlib import Path
 
 from ray import serve
 from ray.exceptions import RayError
@@ -22,13 +21,14 @@ from pipelines.inference.serving.gateway import Gateway
 from pipelines.inference.serving.messages import State
 from pipelines.inference.serving.scorer import Scorer
 from pipelines.registry.locate import champion_version, registered_name, tracking_uri
+from pipelines.workspace.paths import Workspace
 
 _APPLICATION = "clflow"
 _ONGOING = 100  # requests that the gateway works on; more wait outside of it
 _PATIENCE = 10.0  # seconds for a scorer to say what it holds
 
 
-def run(params: Params, dataset: str, workspace: Path, categories: tuple[str, ...], host: str, port: int) -> None:
+def run(params: Params, dataset: str, workspace: Workspace, categories: tuple[str, ...], host: str, port: int) -> None:
     """Serve until SIGINT or SIGTERM. On a cluster, the endpoint is at its head node.
 
     Raises:
@@ -74,7 +74,7 @@ def _require_room(params: Params) -> None:
 
 
 def _start(
-    params: Params, dataset: str, workspace: Path, categories: tuple[str, ...], host: str, port: int
+    params: Params, dataset: str, workspace: Workspace, categories: tuple[str, ...], host: str, port: int
 ) -> DeploymentHandle:
     """Deploy, and wait until all champions are loaded; returns the handle of the scorers."""
     serving = params.serving

@@ -12,6 +12,7 @@ from pipelines.registry.champions import Registry, number
 from pipelines.registry.evidence import Evidence, file_hashes, of_workspace
 from pipelines.registry.locate import CHAMPION, registered_name
 from pipelines.workspace import cells
+from pipelines.workspace.paths import Workspace
 
 
 @dataclass(frozen=True)
@@ -26,24 +27,24 @@ class Candidate:
     """
 
     evidence: Evidence
-    workspace: Path
+    workspace: Workspace
     origin: str
     images: Path | None
 
     @property
     def folder(self) -> Path:
         cell = self.evidence.cell
-        return self.workspace / "runs" / cell.dataset / cell.name
+        return self.workspace.run(cell)
 
 
-def from_workspace(params: Params, dataset: str, category: str, workspace: Path) -> Candidate:
+def from_workspace(params: Params, dataset: str, category: str, workspace: Workspace) -> Candidate:
     """The cell that ``promotion`` names, of one category.
 
     Raises:
         PromotionError, DataError: see `pipelines.registry.evidence.of_workspace`.
     """
     evidence = of_workspace(params, dataset, category, workspace)
-    return Candidate(evidence, workspace, "workspace", workspace / "data" / dataset)
+    return Candidate(evidence, workspace, "workspace", workspace.data(dataset))
 
 
 def from_registry(params: Params, dataset: str, category: str, source: Registry, into: Path) -> Candidate:
@@ -64,7 +65,7 @@ def from_registry(params: Params, dataset: str, category: str, source: Registry,
     if (cell.dataset, cell.category) != (dataset, category) or not cells.is_complete(folder, cell.key):
         raise PromotionError(f"version {number(version)} in MLflow at {source.uri} is no such cell; promote it again.")
     origin = f"version {number(version)} at {_without_password(source.uri)}"
-    candidate = Candidate(evidence, into, origin, None)
+    candidate = Candidate(evidence, Workspace(into), origin, None)
     candidate.folder.parent.mkdir(parents=True)
     folder.rename(candidate.folder)
     return candidate

@@ -18,9 +18,10 @@ from clflow.data.manifest import category_rows, data_hash, read_manifest
 from clflow.errors import DataError, PromotionError
 from clflow.files import file_sha256, fingerprint, read_json, write_json
 from clflow.metrics import METRICS, image_metrics
-from pipelines.stages.aggregate import cells_of, is_scored, read_cell, read_table, scores_folder
 from pipelines.workspace import cells
 from pipelines.workspace.cells import Cell
+from pipelines.workspace.paths import Workspace
+from pipelines.workspace.results import cells_of, is_scored, read_cell, read_table
 
 FILE, SCORES = "evidence.json", "scores.csv"
 _IMAGE = ["path", "label"]
@@ -107,7 +108,7 @@ def file_hashes(folder: Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): file_sha256(path) for path in files}
 
 
-def of_workspace(params: Params, dataset: str, category: str, workspace: Path) -> Evidence:
+def of_workspace(params: Params, dataset: str, category: str, workspace: Workspace) -> Evidence:
     """The evidence for the cell that ``promotion`` names, of one category.
 
     Raises:
@@ -118,18 +119,20 @@ def of_workspace(params: Params, dataset: str, category: str, workspace: Path) -
     if not is_scored(cell, workspace):
         raise PromotionError(f"cell {cell.name} is not trained and scored; run `dvc repro` first.")
     record, protocol = read_cell(cell, workspace), params.protocol.model_dump(mode="json")
-    wanted = {key: protocol[key] for key in cells.PROTOCOL}
-    _require_same_protocol({key: record["protocol"][key] for key in wanted}, wanted, "trained", "train it again")
-    if read_json(workspace / "reports" / "protocol.json")["hash"] != fingerprint(protocol):
+    trained_with = record["inputs"]["parameters"]
+    wanted = {key: protocol[key] for key in protocol if f"protocol.{key}" in trained_with}
+    have = {key: trained_with[f"protocol.{key}"] for key in wanted}
+    _require_same_protocol(have, wanted, "trained", "train it again")
+    if read_json(workspace.protocol)["hash"] != fingerprint(protocol):
         raise PromotionError("the metrics are of another protocol than params.yaml describes; aggregate again.")
-    manifest = read_manifest(workspace / "data" / dataset)
+    manifest = read_manifest(workspace.data(dataset))
     if record["data_hash"] != data_hash(category_rows(manifest, category, "train")):
         raise PromotionError(
             f"cell {cell.name} was trained with other images than the manifest lists (data hash "
             f"{record['data_hash'][:12]}); train it again."
         )
     test = category_rows(manifest, category, "test")
-    folder = scores_folder(cell, workspace)
+    folder = workspace.score(cell)
     test_hash, scores = data_hash(test), _read_scores(folder / SCORES)
     if read_json(folder / cells.SCORED)["test_hash"] != test_hash or not scores[_IMAGE].equals(test[_IMAGE]):
         raise PromotionError(
@@ -142,14 +145,14 @@ def of_workspace(params: Params, dataset: str, category: str, workspace: Path) -
         test_hash=test_hash,
         protocol=protocol,
         metrics=_metrics(cell, row, scores),
-        files=file_hashes(workspace / "runs" / dataset / cell.name),
+        files=file_hashes(workspace.run(cell)),
         scores=scores,
     )
 
 
-def _aggregated(params: Params, dataset: str, category: str, workspace: Path) -> tuple[Cell, dict[Any, Any]]:
+def _aggregated(params: Params, dataset: str, category: str, workspace: Workspace) -> tuple[Cell, dict[Any, Any]]:
     """The cell that ``promotion`` names, and its row of cells.csv."""
-    table = read_table(workspace / "reports" / "cells.csv")
+    table = read_table(workspace.cells_table)
     method, seed = params.promotion.method, params.promotion.seed
     of_category = (table["dataset"] == dataset) & (table["category"] == category)
     rows = table.loc[of_category & (table["method"] == method) & (table["seed"] == seed)]

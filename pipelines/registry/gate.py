@@ -16,7 +16,7 @@ import torch
 from clflow.bootstrap import Gain, paired_gain
 from clflow.config.schema import Promotion
 from clflow.errors import PromotionError
-from clflow.methods import load_detector
+from clflow.methods.loading import load_detector
 from clflow.model.detector import Detector
 from clflow.score import image_batches
 from pipelines.registry.evidence import Evidence

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from clflow.errors import ClflowError, DataError
 from clflow.model.detector import CONFIG_FILE
+from pipelines.workspace.paths import Workspace
 
 # Without these, a server that is down would be asked for minutes at every call. MLflow reads them at each.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
@@ -25,9 +26,9 @@ def registered_name(dataset: str, category: str) -> str:
     return f"clflow-{dataset}-{category}"
 
 
-def tracking_uri(workspace: Path) -> str:
+def tracking_uri(workspace: Workspace) -> str:
     """The MLflow server: MLFLOW_TRACKING_URI, else the database in the workspace."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{workspace / 'mlflow.db'}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{workspace.mlflow_database}"
 
 
 def champion_version(name: str, uri: str) -> int:
@@ -42,7 +43,7 @@ def champion_version(name: str, uri: str) -> int:
         return int(MlflowClient(uri, uri).get_model_version_by_alias(name, CHAMPION).version)
 
 
-def local_folder(reference: str, workspace: Path, into: Path) -> Path:
+def local_folder(reference: str, workspace: Workspace, into: Path) -> Path:
     """The folder of a detector, with all that its cell keeps beside it.
 
     Args:

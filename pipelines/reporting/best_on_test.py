@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from itertools import groupby
-from pathlib import Path
 
 import pandas as pd
 
 from clflow.metrics import image_metrics
-from pipelines.stages.aggregate import read_scores, scores_folder
-from pipelines.workspace import cells
 from pipelines.workspace.cells import Cell
+from pipelines.workspace.paths import Workspace
+from pipelines.workspace.results import read_eval_scores, read_scores
 
 _COLUMNS = ("dataset", "category", "method", "n_seeds", "last", "best")
 
 
-def best_on_test(aggregated: list[Cell], workspace: Path) -> pd.DataFrame:
+def best_on_test(aggregated: list[Cell], workspace: Workspace) -> pd.DataFrame:
     """Image AUROC of the last weights, and of those of the best evaluation on the test set, mean over seeds.
 
     Returns:
@@ -31,11 +30,10 @@ def best_on_test(aggregated: list[Cell], workspace: Path) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(_COLUMNS))
 
 
-def _last_and_best(cell: Cell, workspace: Path) -> tuple[float, float] | None:
-    path = scores_folder(cell, workspace) / cells.EVAL_SCORES
-    if not path.exists():
+def _last_and_best(cell: Cell, workspace: Workspace) -> tuple[float, float] | None:
+    by_step = read_eval_scores(cell, workspace)
+    if by_step is None:
         return None
     labels = read_scores(cell, workspace)[0]["label"].to_numpy()
-    by_step = pd.read_csv(path)
     aurocs = [image_metrics(labels, by_step[step].to_numpy())["image_auroc"] for step in by_step.columns]
     return aurocs[-1], max(aurocs)

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from itertools import groupby
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from sklearn.metrics import roc_auc_score
 
 from clflow.bootstrap import draw_counts, resampled_auroc
-from pipelines.stages.aggregate import MEAN, read_scores
 from pipelines.workspace.cells import Cell
+from pipelines.workspace.paths import Workspace
+from pipelines.workspace.results import MEAN, read_scores
 
 _INTERVAL = (0.025, 0.975)
 _COLUMNS = ("dataset", "category", "method", "rival", "gain", "lower", "upper")
 
 
-def gains(aggregated: list[Cell], workspace: Path) -> pd.DataFrame:
+def gains(aggregated: list[Cell], workspace: Workspace) -> pd.DataFrame:
     """Differences in image AUROC between the first method and each other, averaged over the seeds that both have.
 
     Test images are resampled, the same for both methods and all seeds; so an interval says what other test images
@@ -44,7 +44,7 @@ def gains(aggregated: list[Cell], workspace: Path) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(_COLUMNS))
 
 
-def _drawn(cells: list[Cell], workspace: Path) -> dict[str, dict[int, np.ndarray]]:
+def _drawn(cells: list[Cell], workspace: Workspace) -> dict[str, dict[int, np.ndarray]]:
     """By method and seed: the AUROC of the test set, and after it those of the resamples."""
     drawn: dict[str, dict[int, np.ndarray]] = {}
     counts = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import matplotlib
@@ -13,13 +14,16 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from clflow import heatmap
-from clflow.config.schema import Protocol
 from clflow.data.images import read_image, read_mask
 from clflow.files import folder_atomically
 from clflow.heatmap import Picture
 from clflow.score import upsample
-from pipelines.stages.aggregate import read_cell, read_scores
 from pipelines.workspace.cells import Cell
+from pipelines.workspace.paths import Workspace
+from pipelines.workspace.results import read_cell, read_scores
+
+if TYPE_CHECKING:
+    from clflow.config.schema import Protocol
 
 _CASES = 4  # of each kind on a sheet
 _TILE = 128  # pixels
@@ -28,7 +32,7 @@ _TEXT, _FAINT, _RIGHT, _WRONG = "#1a1a1a", "#666666", "#1b7837", "#c51b1b"
 _TRUTH = (0, 200, 83)
 
 
-def write(aggregated: list[Cell], protocol: Protocol, workspace: Path) -> None:
+def write(aggregated: list[Cell], protocol: Protocol, workspace: Workspace) -> None:
     """Write reports/gallery: <dataset>/<category>.png, overview.png and index.md.
 
     Each category is shown by the first of its cells: the first method and seed that were asked for.
@@ -37,7 +41,7 @@ def write(aggregated: list[Cell], protocol: Protocol, workspace: Path) -> None:
     for cell in aggregated:
         first.setdefault((cell.dataset, cell.category), cell)
     detectors = [_Detector.load(cell, protocol, workspace) for cell in first.values()]
-    with folder_atomically(workspace / "reports" / "gallery") as folder:
+    with folder_atomically(workspace.gallery) as folder:
         for detector in detectors:
             (folder / detector.cell.dataset).mkdir(exist_ok=True)
             _save(sheet(detector), folder / detector.cell.dataset / f"{detector.cell.category}.png")
@@ -59,7 +63,7 @@ class _Detector:
     mask_threshold: float
 
     @classmethod
-    def load(cls, cell: Cell, protocol: Protocol, workspace: Path) -> _Detector:
+    def load(cls, cell: Cell, protocol: Protocol, workspace: Workspace) -> _Detector:
         scores, maps = read_scores(cell, workspace)
         recorded = read_cell(cell, workspace)
         return cls(
@@ -69,7 +73,7 @@ class _Detector:
             recorded["image_threshold"],
             recorded["pixel_threshold"],
             recorded["median_pixel_score"],
-            workspace / "data" / cell.dataset,
+            workspace.data(cell.dataset),
             protocol.mask_threshold,
         )
 
@@ -86,7 +90,7 @@ class _Detector:
         return image, truth, heatmap.overlay(image, score_map, self.median, self.pixel_threshold)
 
 
-def cell_sheet(cell: Cell, protocol: Protocol, workspace: Path) -> Image.Image:
+def cell_sheet(cell: Cell, protocol: Protocol, workspace: Workspace) -> Image.Image:
     """The sheet of one cell, whichever its method and seed."""
     return sheet(_Detector.load(cell, protocol, workspace))
 

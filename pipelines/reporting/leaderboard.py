@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from clflow.config.params import TUNED, Params
 from pipelines.reporting.markdown import markdown_table
 from pipelines.reporting.published import PUBLISHED, PublishedResult
-from pipelines.stages.aggregate import MEAN
+from pipelines.workspace.results import MEAN
+
+if TYPE_CHECKING:
+    from clflow.config.params import TUNED
+from clflow.config.params import Params
 
 TITLES = {
     "image_auroc": "image AUROC",

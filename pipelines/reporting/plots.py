@@ -16,8 +16,9 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from sklearn.metrics import roc_curve
 
 from clflow.files import folder_atomically
-from pipelines.stages.aggregate import MEAN, read_scores
 from pipelines.workspace.cells import Cell
+from pipelines.workspace.paths import Workspace
+from pipelines.workspace.results import MEAN, read_held_out, read_history, read_scores
 
 _BINS = 20
 _KINDS = ("normal", "defective", "held-out normal", "synthetic")
@@ -45,7 +46,7 @@ def house_style() -> Iterator[None]:
         yield
 
 
-def write(aggregated: list[Cell], board: pd.DataFrame, workspace: Path) -> None:
+def write(aggregated: list[Cell], board: pd.DataFrame, workspace: Workspace) -> None:
     """Write reports/plots: roc.csv, image_scores.csv, history.csv, and image_auroc.png, image_scores.png,
     cost.png and history.png.
 
@@ -56,7 +57,7 @@ def write(aggregated: list[Cell], board: pd.DataFrame, workspace: Path) -> None:
         first.setdefault((cell.dataset, cell.category, cell.method), cell)
     scores = {cell: read_scores(cell, workspace)[0] for cell in first.values()}
     history = pd.concat([_labelled(cell, _history(cell, workspace)) for cell in aggregated], ignore_index=True)
-    with folder_atomically(workspace / "reports" / "plots") as folder:
+    with folder_atomically(workspace.plots) as folder:
         _write_csv(folder / "roc.csv", scores, roc)
         images = {cell: _images(cell, of_cell, workspace) for cell, of_cell in scores.items()}
         _write_csv(folder / "image_scores.csv", images, score_histogram)
@@ -215,9 +216,9 @@ def _learning_curves(panel: Axes, history: pd.DataFrame, quantity: str) -> None:
     panel.set_xlabel("step")
 
 
-def _images(cell: Cell, scores: pd.DataFrame, workspace: Path) -> pd.DataFrame:
+def _images(cell: Cell, scores: pd.DataFrame, workspace: Workspace) -> pd.DataFrame:
     """Test images and held-out ones: columns image, one of `_KINDS`, and image_score."""
-    held_out = pd.read_csv(workspace / "runs" / cell.dataset / cell.name / "held_out.csv")
+    held_out = read_held_out(cell, workspace)
     parts = [
         pd.DataFrame({"image": np.take(kinds, rows["label"]), "image_score": rows["image_score"]})
         for rows, kinds in ((scores, _KINDS[:2]), (held_out, _KINDS[2:]))
@@ -225,8 +226,8 @@ def _images(cell: Cell, scores: pd.DataFrame, workspace: Path) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def _history(cell: Cell, workspace: Path) -> pd.DataFrame:
-    return pd.read_csv(workspace / "runs" / cell.dataset / cell.name / "history.csv")
+def _history(cell: Cell, workspace: Workspace) -> pd.DataFrame:
+    return read_history(cell, workspace)
 
 
 def _labelled(cell: Cell, rows: pd.DataFrame) -> pd.DataFrame:

@@ -10,13 +10,11 @@ import pandas as pd
 from ruamel.yaml import YAML
 
 from clflow.config.params import Override, Params
-from clflow.data.manifest import category_rows, data_hash, read_manifest
 from clflow.errors import ClflowError, ParameterError
 from clflow.files import fingerprint, read_json, write_atomically, write_json
-from clflow.methods import find_method
-from clflow.provenance import commit, source_hash
-from clflow.training.loop import VALIDATION
-from pipelines.workspace import cells
+from clflow.provenance import commit
+from clflow.training.validation import VALIDATION
+from pipelines.workspace.plan import Plan
 
 OBJECTIVE = VALIDATION
 """What a search raises: the mean of categories and seeds."""
@@ -56,27 +54,14 @@ class Search:
     folder: Path
 
     @classmethod
-    def plan(cls, params: Params, dataset: str, categories: tuple[str, ...], workspace: Path) -> Search:
-        """The search of some categories of a dataset; how many trials are asked for does not matter to it.
+    def of(cls, plan: Plan, categories: tuple[str, ...]) -> Search:
+        """The search of some categories of a plan's dataset.
 
         Raises:
-            DataError: a category or its synthetic anomalies are not there yet.
-            ParameterError, WeightsError: the method, backbone or weights file does not exist.
+            DataError, ParameterError, WeightsError: see `Plan.search_inputs`.
         """
-        method = find_method(params.tune.method)
-        manifest = read_manifest(workspace / "data" / dataset)
-        content = [
-            [
-                category,
-                data_hash(category_rows(manifest, category, "train")),
-                cells.synthetic_hash(workspace, dataset, params.synthetic_set(category, params.tune.method)),
-                cells.key_inputs(params.for_category(dataset, category, params.tune.method), method),
-            ]
-            for category in categories
-        ]
-        settings = params.tune.model_dump(mode="json", exclude={"datasets", "trials", "timeout"})
-        key = fingerprint([dataset, content, settings, source_hash(*cells.CODE)])
-        return cls(dataset, categories, key, workspace / ".clflow" / "search" / key[:12])
+        key = fingerprint(plan.search_inputs(categories))
+        return cls(plan.dataset, categories, key, plan.workspace.search(key))
 
     @property
     def name(self) -> str:

@@ -11,10 +11,11 @@ from ray import tune
 
 from clflow.config.params import TUNED, Override, Params, Tuned
 from clflow.errors import DivergenceError
-from clflow.methods import find_method
-from clflow.training.loop import Worker
-from pipelines.compute.worker import load_category
+from clflow.methods.registry import find_method
+from clflow.training.worker import Worker
+from pipelines.compute.worker import category_files, load_category
 from pipelines.search.study import OBJECTIVE
+from pipelines.workspace.paths import Workspace
 
 DIVERGED = "diverged"
 """Key of a report that says why a training came to nothing. It is a result, and the worst: to be told the sampler, and
@@ -33,16 +34,15 @@ def run_trial(values: dict[str, Any], job: dict[str, Any]) -> None:
     params = params.model_copy(update={"tuned": drawn})
     torch.set_num_threads(params.resources.cpus_per_worker)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    alone = Worker.single(device)
+    worker, workspace = Worker.single(device), Workspace(Path(job["workspace"]))
     name = params.tune.method + TUNED
     method = find_method(name)
     trainings = []
     for category in job["categories"]:
         own = params.for_category(job["dataset"], category, name)
-        features, data = load_category(
-            own, job["dataset"], category, name, Path(job["workspace"]), Path(job["cache"]), device
-        )
-        trainings += [method.fit(features, data, own, seed, alone) for seed in params.tune.seeds]
+        files = category_files(own, job["dataset"], category, name, workspace)
+        features, data = load_category(own, name, files, Path(job["cache"]), device)
+        trainings += [method.fit(features, data, own, seed, worker) for seed in params.tune.seeds]
     try:
         for reports in zip(*trainings, strict=True):
             points = [point for point, _ in reports]

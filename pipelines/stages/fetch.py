@@ -11,11 +11,13 @@ import pandas as pd
 from clflow.config.params import Params
 from clflow.data.catalogue import Counts, find
 from clflow.data.download import Progress
-from clflow.data.fetch import cache_folder, fetch
+from clflow.data.fetch import fetch
 from clflow.errors import ParameterError
+from clflow.files import cache_folder
+from pipelines.workspace.paths import Workspace
 
 
-def run(params: Params, dataset: str, workspace: Path) -> None:
+def run(params: Params, dataset: str, workspace: Workspace) -> None:
     """Fetch the categories of ``dataset`` that the parameters list, and print what each of them holds.
 
     A relative source is one in the workspace.
@@ -29,15 +31,15 @@ def run(params: Params, dataset: str, workspace: Path) -> None:
         raise ParameterError(f"The parameters do not describe dataset {dataset!r}; add it under data.")
     wanted = params.data[dataset]
     if wanted.source is not None:
-        source = workspace / Path(wanted.source).expanduser()
+        source = workspace.root / Path(wanted.source).expanduser()
         wanted = wanted.model_copy(update={"source": str(source.absolute())})
     with _progress() as progress:
         manifest = fetch(
             dataset,
             wanted,
-            folder=workspace / "data" / dataset,
+            folder=workspace.data(dataset),
             downloads=cache_folder() / "downloads",
-            record=workspace / ".clflow" / "fetch" / f"{dataset}.json",
+            record=workspace.fetch_record(dataset),
             progress=progress,
         )
     print(f"{entry.title}; licence: {' '.join(filter(None, (entry.licence, entry.licence_url)))}")

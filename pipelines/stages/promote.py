@@ -25,9 +25,12 @@ from pipelines.registry.gate import Judgement, judge, score_again
 from pipelines.registry.locate import CHAMPION, download, registered_name, require_database, tracking_uri
 from pipelines.registry.outcome import REFUSED, UNCHANGED, Outcome, write_table
 from pipelines.tracking.tracker import Tracker
+from pipelines.workspace.paths import Workspace
 
 
-def run(params: Params, wanted: dict[str, tuple[str, ...]], workspace: Path, source: str | None, dry_run: bool) -> None:
+def run(
+    params: Params, wanted: dict[str, tuple[str, ...]], workspace: Workspace, source: str | None, dry_run: bool
+) -> None:
     """Promote candidates, print a line for each, and write reports/promotion-<dataset>.csv.
 
     Args:
@@ -56,12 +59,12 @@ def run(params: Params, wanted: dict[str, tuple[str, ...]], workspace: Path, sou
             print(outcomes[-1].sentence(), flush=True)
         refused += [f"{dataset}/{outcome.category}" for outcome in outcomes if outcome.verdict == REFUSED]
         if not dry_run:
-            write_table(workspace / "reports" / f"promotion-{dataset}.csv", outcomes)
+            write_table(workspace.promotion_table(dataset), outcomes)
     if refused:
         raise PromotionError(f"refused: {', '.join(refused)}; the reasons are above, everything else is done.")
 
 
-def rollback(dataset: str, category: str, workspace: Path) -> None:
+def rollback(dataset: str, category: str, workspace: Workspace) -> None:
     """Make the version of a category champion again that the present champion replaced.
 
     Raises:
@@ -81,7 +84,7 @@ class Promoter:
     """Promotes one category after the other, from a workspace or a registry ``source`` to the registry ``target``."""
 
     params: Params
-    workspace: Path
+    workspace: Workspace
     target: Registry
     source: Registry | None
     dry_run: bool

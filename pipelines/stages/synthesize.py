@@ -9,73 +9,56 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
-
 from clflow.config.params import Params
-from clflow.data.manifest import category_rows, read_manifest
-from clflow.errors import ClflowError, DataError, ParameterError
-from clflow.files import prune, read_json
-from clflow.synthesis.category import MARKER, synthesis_key, synthesize_category
+from clflow.errors import ClflowError, DataError
+from clflow.files import read_json, sweep
+from clflow.synthesis.category import MARKER, synthesize_category
+from pipelines.workspace.paths import Workspace
+from pipelines.workspace.plan import Plan, SyntheticSet
 
 
 @dataclass(frozen=True)
 class _Job:
-    name: str
+    wanted: SyntheticSet
     data: Path
-    rows: pd.DataFrame
-    params: Params
     folder: Path
+
+    @property
+    def name(self) -> str:
+        return self.wanted.name
 
     def is_done(self) -> bool:
         marker = self.folder / MARKER
-        return marker.is_file() and read_json(marker)["key"] == synthesis_key(self.rows, self.params)
+        return marker.is_file() and read_json(marker)["key"] == self.wanted.key
 
     def run(self) -> None:
-        synthesize_category(self.data, self.rows, self.params, self.folder)
+        synthesize_category(self.data, self.wanted.rows, self.wanted.params, self.folder)
 
     def summary(self) -> str:
         made = read_json(self.folder / MARKER)
         return f"{made['train']} train / {made['holdout']} held-out anomalies on the {made['foreground']}"
 
 
-def run(params: Params, dataset: str, workspace: Path) -> None:
+def run(params: Params, dataset: str, workspace: Workspace) -> None:
     """Bring ``synthetic/<dataset>`` of the workspace up to date, categories side by side; print a line for each.
 
-    A category, or a variant of it with another synthesis, whose key is unchanged is not touched, one that is no
-    longer asked for is removed. A relative texture folder is one in the workspace.
+    A category, or a variant of it with another synthesis, whose key is unchanged is not touched. A relative texture
+    folder is one in the workspace.
 
     Raises:
         ParameterError: the parameters do not describe the dataset.
         DataError: see `clflow.synthesis.category.synthesize_category`; the categories that succeed are kept.
     """
-    if dataset not in params.data:
-        raise ParameterError(f"The parameters do not describe dataset {dataset!r}; add it under data.")
-    categories = params.data[dataset].categories
-    folder = workspace / "synthetic" / dataset
-    manifest = read_manifest(workspace / "data" / dataset)
-    methods = dict.fromkeys((params.tune.method, *params.benchmark.methods))
-    wanted = {params.synthetic_set(c, method): (c, method) for c in categories for method in methods}
-    prune(folder, set(wanted))
-    jobs = [_job(params, dataset, *wanted[name], name, manifest, workspace) for name in wanted]
+    plan = Plan(params, dataset, workspace)
+    sweep(workspace.synthetic(dataset))
     due = []
-    for job in jobs:
+    for name, wanted in plan.synthetic.items():
+        job = _Job(wanted, workspace.data(dataset), workspace.synthetic(dataset, name))
         if job.is_done():
-            print(f"  {job.name}: {job.summary()}, unchanged")
+            print(f"  {name}: {job.summary()}, unchanged")
         else:
             due.append(job)
     _run_all(dataset, due)
-
-
-def _job(
-    params: Params, dataset: str, category: str, method: str, name: str, manifest: pd.DataFrame, workspace: Path
-) -> _Job:
-    own = params.for_category(dataset, category, method)
-    if own.synthesis.textures is not None:
-        textures = str(workspace / Path(own.synthesis.textures).expanduser())
-        own = own.model_copy(update={"synthesis": own.synthesis.model_copy(update={"textures": textures})})
-    rows = category_rows(manifest, category, "train")
-    normal = rows.loc[rows["label"] == 0].reset_index(drop=True)
-    return _Job(name, workspace / "data" / dataset, normal, own, workspace / "synthetic" / dataset / name)
 
 
 def _run_all(dataset: str, jobs: list[_Job]) -> None:

@@ -8,62 +8,69 @@ import time
 import traceback
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import ray
 
 from clflow.config.params import Params
-from clflow.data.manifest import category_rows, data_hash, read_manifest
-from clflow.errors import CellError
-from clflow.files import folder_atomically, prune, read_json, write_json
+from clflow.errors import CellError, DataError
+from clflow.files import folder_atomically, read_json, sweep, write_json
 from clflow.provenance import commit
-from clflow.training.loop import FLOWS_FILE
+from clflow.synthesis.category import MARKER
+from clflow.training.checkpoints import FLOWS_FILE
+from clflow.training.outcome import OUTCOME_FILE
 from pipelines.compute import cluster
 from pipelines.compute.checkpoints import Checkpoints
 from pipelines.compute.job import run_slot
 from pipelines.compute.progress import Board
 from pipelines.compute.queue import Dispatcher
-from pipelines.compute.worker import FINISHED, OUTCOME
+from pipelines.compute.worker import FINISHED
 from pipelines.tracking.tracker import Tracker
-from pipelines.workspace import cells
-from pipelines.workspace.cells import Cell
+from pipelines.workspace.cells import EVAL_WEIGHTS, Cell
+from pipelines.workspace.cells import MARKER as CELL_MARKER
+from pipelines.workspace.paths import Workspace
+from pipelines.workspace.plan import Plan
+from pipelines.workspace.results import is_trained
 
 
-def run(params: Params, dataset: str, workspace: Path) -> None:
-    """Train the cells of a dataset that are missing, and remove those no longer asked for.
+def run(params: Params, dataset: str, workspace: Workspace) -> None:
+    """Train the cells of a dataset that are missing. Cells that are no longer asked for stay.
 
     Raises:
         CellError: cells failed after all attempts; the sentence names them and their logs. The others are complete.
+        DataError: the synthetic anomalies are not those of the plan.
     """
-    wanted = cells.plan(params, workspace, (dataset,))
-    folder = workspace / "runs" / dataset
-    folder.mkdir(parents=True, exist_ok=True)
-    prune(folder, {cell.name for cell in wanted})
-    todo = missing(wanted, workspace)
+    plan = Plan(params, dataset, workspace)
+    sweep(workspace.runs(dataset))
+    todo = missing(plan.cells, workspace)
+    _require_synthetic(plan, todo)
     failures: dict[Cell, Path] = {}
     with ThreadPoolExecutor(1) as aside:  # opening MLflow's database takes seconds, in which Ray and its workers start
         tracker = aside.submit(Tracker.connect, params, workspace)
         if todo:
             with cluster.session(params.resources):
-                failures = _train(in_order(todo), params, workspace, tracker)
-    tracker.result().sync([cell for cell in wanted if cell not in failures], workspace)
+                failures = _train(in_order(todo), plan, tracker)
+    tracker.result().sync([cell for cell in plan.cells if cell not in failures], workspace)
     if failures:
         logs = "; ".join(f"{cell.name} (log: {log})" for cell, log in failures.items())
-        raise CellError(f"{len(failures)} of {len(wanted)} cells of {dataset} failed, the others are complete: {logs}")
+        raise CellError(
+            f"{len(failures)} of {len(plan.cells)} cells of {dataset} failed, the others are complete: {logs}"
+        )
 
 
-def describe(params: Params, dataset: str, workspace: Path) -> list[str]:
+def describe(params: Params, dataset: str, workspace: Workspace) -> list[str]:
     """The plan in words: what would be trained, and in which order, without doing anything."""
-    wanted = cells.plan(params, workspace, (dataset,))
+    wanted = Plan(params, dataset, workspace).cells
     todo = in_order(missing(wanted, workspace))
     lines = [f"{dataset}: {len(wanted)} cells, {len(wanted) - len(todo)} complete, {len(todo)} to train"]
     return lines + [f"  {cell.name} ({cell.train_images} normal images)" for cell in todo]
 
 
-def missing(wanted: list[Cell], workspace: Path) -> list[Cell]:
+def missing(wanted: list[Cell], workspace: Workspace) -> list[Cell]:
     """The cells that have no complete folder."""
-    return [c for c in wanted if not cells.is_complete(workspace / "runs" / c.dataset / c.name, c.key)]
+    return [cell for cell in wanted if not is_trained(cell, workspace)]
 
 
 def in_order(todo: list[Cell]) -> list[Cell]:
@@ -77,8 +84,25 @@ def in_order(todo: list[Cell]) -> list[Cell]:
     return [cell for _, _, cell in sorted(ranked, key=lambda entry: entry[:2])]
 
 
-def _train(todo: list[Cell], params: Params, workspace: Path, tracker: Future[Tracker]) -> dict[Cell, Path]:
+def _require_synthetic(plan: Plan, todo: list[Cell]) -> None:
+    """Make sure that what is to be learned from is what the keys say.
+
+    Raises:
+        DataError: it is not.
+    """
+    for cell in todo:
+        name = plan.params.synthetic_set(cell.category, cell.method)
+        marker = plan.workspace.synthetic(plan.dataset, name) / MARKER
+        if not marker.exists() or read_json(marker)["key"] != plan.synthetic[name].key:
+            raise DataError(
+                f"the synthetic anomalies of {plan.dataset}/{name} are missing or are not those of the plan; run "
+                f"`clflow synthesize --dataset {plan.dataset}` first."
+            )
+
+
+def _train(todo: list[Cell], plan: Plan, tracker: Future[Tracker]) -> dict[Cell, Path]:
     """Train cells in as many slots as there is room for; returns those that failed, with their logs."""
+    params, workspace = plan.params, plan.workspace
     begin, at_work = time.perf_counter(), 0.0
     slots = min(cluster.concurrent_cells(params.resources), len(todo))
     storage = cluster.storage_path(params.resources, workspace)
@@ -87,7 +111,7 @@ def _train(todo: list[Cell], params: Params, workspace: Path, tracker: Future[Tr
     failures: dict[Cell, Path] = {}
     with ExitStack() as stack:
         headings = ("dataset", "category", "method", "seed")
-        board = stack.enter_context(Board(headings, len(todo), slots, workspace / ".clflow" / "logs"))
+        board = stack.enter_context(Board(headings, len(todo), slots, workspace.logs))
         for cell in todo:
             board.add(cell.name, (cell.dataset, cell.category, cell.method, str(cell.seed)))
 
@@ -99,7 +123,7 @@ def _train(todo: list[Cell], params: Params, workspace: Path, tracker: Future[Tr
             nonlocal at_work
             at_work += seconds
             try:
-                _keep(cell, params.for_category(cell.dataset, cell.category, cell.method), storage, workspace)
+                _keep(cell, plan, storage)
             except Exception:  # a full disk, say; the others go on
                 fail(cell, traceback.format_exc())
             else:
@@ -135,35 +159,25 @@ def _train(todo: list[Cell], params: Params, workspace: Path, tracker: Future[Tr
     return failures
 
 
-def _keep(cell: Cell, params: Params, storage: str, workspace: Path) -> None:
+def _keep(cell: Cell, plan: Plan, storage: str) -> None:
     """Make the cell's folder from its checkpoints; it appears whole or not at all, and they vanish."""
-    checkpoints = Checkpoints(storage, cell.name)
-    rows = category_rows(read_manifest(workspace / "data" / cell.dataset), cell.category, "train")
-    with (
-        checkpoints.read(FINISHED) as finished,
-        folder_atomically(workspace / "runs" / cell.dataset / cell.name) as folder,
-    ):
-        shutil.copytree(finished, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(OUTCOME))
-        if params.train.keep_eval_weights:
-            _keep_eval_weights(checkpoints, folder / cells.EVAL_WEIGHTS)
+    checkpoints, params = Checkpoints(storage, cell.name), plan.params
+    inputs = plan.trained[cell]
+    with checkpoints.read(FINISHED) as finished, folder_atomically(plan.workspace.run(cell)) as folder:
+        shutil.copytree(finished, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(OUTCOME_FILE))
+        if params.for_category(cell.dataset, cell.category, cell.method).train.keep_eval_weights:
+            _keep_eval_weights(checkpoints, folder / EVAL_WEIGHTS)
         record = {
-            "dataset": cell.dataset,
-            "category": cell.category,
-            "method": cell.method,
-            "seed": cell.seed,
-            "key": cell.key,
+            **asdict(cell),
             "commit": commit(),
-            "data_hash": data_hash(rows),
-            "synthetic_hash": cells.synthetic_hash(workspace, cell.dataset, cell.category),
+            "data_hash": inputs["data"],
+            "synthetic_hash": inputs["synthetic"],
             "tuned": params.is_tuned_alone(cell.dataset, cell.category, cell.method),
             "protocol": params.protocol.model_dump(mode="json"),
-            "model": params.model.model_dump(mode="json"),
-            "loss": params.loss.model_dump(mode="json"),
-            "train": params.train.model_dump(mode="json"),
-            "train_images": cell.train_images,
-            **read_json(finished / OUTCOME),
+            "inputs": inputs,
+            **read_json(finished / OUTCOME_FILE),
         }
-        write_json(folder / cells.MARKER, record)
+        write_json(folder / CELL_MARKER, record)
     checkpoints.clear()
 
 

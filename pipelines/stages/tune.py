@@ -24,18 +24,20 @@ from ray.tune.search.optuna import OptunaSearch
 
 from clflow.config.params import Params
 from clflow.config.schema import Distribution
-from clflow.data.fetch import cache_folder
+from clflow.files import cache_folder
 from pipelines.compute import cluster
 from pipelines.compute.progress import Board
 from pipelines.search.study import OBJECTIVE, Record, Search, present_values, write_found
 from pipelines.search.trial import DIVERGED, run_trial
 from pipelines.tracking.tracker import Tracker
+from pipelines.workspace.paths import Workspace
+from pipelines.workspace.plan import Plan
 
 
 def run(
     params: Params,
     dataset: str,
-    workspace: Path,
+    workspace: Workspace,
     categories: tuple[str, ...] = (),
     each: bool = False,
     trials: int | None = None,
@@ -57,7 +59,8 @@ def run(
     chosen = categories or known
     present_values(params)  # or stop before anything is started
     groups = [(category,) for category in chosen] if each else [chosen]
-    searches = [Search.plan(params, dataset, group, workspace) for group in groups]
+    plan = Plan(params, dataset, workspace)
+    searches = [Search.of(plan, group) for group in groups]
     tracker = Tracker.connect(params, workspace)
     wanted, seconds = trials or params.tune.trials, timeout or params.tune.timeout
     todo = [search for search in searches if len(search.records()) < wanted]
@@ -68,13 +71,13 @@ def run(
     for search in searches:
         tracker.sync_search(search)
     name = "-".join((dataset, *(() if set(chosen) == set(known) else chosen), *(("each",) if each else ())))
-    target = workspace / "tuned" / f"{name}.yaml"
+    target = workspace.tuned(name)
     write_found(searches, each, params, target)
     return target
 
 
 def _run_trials(
-    search: Search, wanted: int, timeout: float | None, params: Params, workspace: Path, tracker: Tracker
+    search: Search, wanted: int, timeout: float | None, params: Params, workspace: Workspace, tracker: Tracker
 ) -> None:
     slots = cluster.concurrent_cells(params.resources.model_copy(update={"workers_per_cell": 1}))
     resources = {kind.lower(): amount for kind, amount in cluster.worker_resources(params.resources).items()}
@@ -82,7 +85,7 @@ def _run_trials(
         "params": params.model_dump_json(),
         "dataset": search.dataset,
         "categories": list(search.categories),
-        "workspace": str(workspace),
+        "workspace": str(workspace.root),
         "cache": str(cache_folder() / "features"),
     }
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -91,7 +94,7 @@ def _run_trials(
     storage = search.folder / "ray"
     shutil.rmtree(storage, ignore_errors=True)
     records = search.records()
-    with Board(tuple(params.tune.space), wanted - len(records), slots, workspace / ".clflow" / "logs") as board:
+    with Board(tuple(params.tune.space), wanted - len(records), slots, workspace.logs) as board:
         recorder = _Recorder(search, records, params, timeout, board, tracker)
         tuner = tune.Tuner(
             tune.with_resources(partial(run_trial, job=job), resources),

@@ -10,7 +10,7 @@ from mlflow.pyfunc import PythonModel, PythonModelContext
 from PIL import Image
 
 from clflow.data.images import resize_to_square
-from clflow.methods import load_detector
+from clflow.methods.loading import load_detector
 from clflow.score import upsample
 
 

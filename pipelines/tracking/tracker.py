@@ -26,12 +26,14 @@ from clflow.config.params import Params
 from clflow.errors import ClflowError
 from clflow.files import fingerprint, read_json
 from clflow.metrics import METRICS
+from clflow.model.detector import CONFIG_FILE
 from pipelines.registry.locate import tracking_uri
 from pipelines.reporting.gallery import cell_sheet
 from pipelines.search.study import Record, Search
-from pipelines.stages.aggregate import read_table
 from pipelines.workspace import cells
 from pipelines.workspace.cells import Cell
+from pipelines.workspace.paths import Workspace
+from pipelines.workspace.results import read_table
 
 Result = TypeVar("Result")
 
@@ -63,10 +65,10 @@ class Tracker:
         self.down: str | None = None
 
     @classmethod
-    def connect(cls, params: Params, workspace: Path) -> Tracker:
+    def connect(cls, params: Params, workspace: Workspace) -> Tracker:
         """Open the server that MLFLOW_TRACKING_URI names, else a database in the workspace; `down` says if it fails."""
         uri = tracking_uri(workspace)
-        tracker = cls(params, uri, (workspace / "mlruns").as_uri() if uri.startswith("sqlite:") else None)
+        tracker = cls(params, uri, (workspace.mlflow_artifacts).as_uri() if uri.startswith("sqlite:") else None)
         tracker._attempt(tracker._open)
         return tracker
 
@@ -74,7 +76,7 @@ class Tracker:
         """Log one point of a cell's learning curves while it trains."""
         self._attempt(lambda: self._log_points(self._cell_run(cell), [point]))
 
-    def log_training(self, cell: Cell, workspace: Path) -> None:
+    def log_training(self, cell: Cell, workspace: Workspace) -> None:
         """Bring a complete cell's curves, parameters, files and model to its run, unless MLflow has them."""
         self._attempt(lambda: self._sync_training(cell, workspace))
 
@@ -97,12 +99,12 @@ class Tracker:
         for record in search.records():
             self.log_trial(search, record)
 
-    def sync(self, wanted: Iterable[Cell], workspace: Path) -> None:
+    def sync(self, wanted: Iterable[Cell], workspace: Workspace) -> None:
         """Bring to MLflow whatever the cells' folders and reports/ hold that it does not have yet."""
-        table = workspace / "reports" / "cells.csv"
+        table = workspace.cells_table
         results = {row["key"]: row for row in read_table(table).to_dict("records")} if table.exists() else {}
         for cell in wanted:
-            if cells.is_complete(workspace / "runs" / cell.dataset / cell.name, cell.key):
+            if cells.is_complete(workspace.run(cell), cell.key):
                 self.log_training(cell, workspace)
                 if cell.key in results:
                     self._attempt(lambda cell=cell: self._sync_results(cell, results[cell.key], workspace))
@@ -201,18 +203,17 @@ class Tracker:
         for start in range(0, len(metrics), 1000):  # the limit of one batch
             self.client.log_batch(run, metrics[start : start + 1000])
 
-    def _sync_training(self, cell: Cell, workspace: Path) -> None:
+    def _sync_training(self, cell: Cell, workspace: Workspace) -> None:
         run = self._cell_run(cell)
         tags = self.client.get_run(run).data.tags
         if tags.get(_TRAINING) == cell.key:
             return
-        folder = workspace / "runs" / cell.dataset / cell.name
+        folder = workspace.run(cell)
         record = read_json(folder / cells.MARKER)
         seen = {int(m.step) for m in self.client.get_metric_history(run, "loss")}
         history = pd.read_csv(folder / "history.csv").dropna(axis="columns")
         self._log_points(run, [p for p in history.to_dict("records") if int(p["step"]) not in seen])
-        sections = {name: record[name] for name in ("protocol", "model", "loss", "train")}
-        values = {f"{name}.{key}": value for name, section in sections.items() for key, value in section.items()}
+        values = record["inputs"]["parameters"]
         names = ("commit", "data_hash", "synthetic_hash", "tuned")
         figures = {name: float(record[name]) for name in ("train_seconds", "params_added", "image_threshold")}
         self.client.log_batch(
@@ -251,10 +252,10 @@ class Tracker:
                 artifacts={"detector": str(folder)},
                 code_paths=[str(Path(clflow.__file__).parent)],
                 signature=signature,
-                pip_requirements=_model_requirements(record["method"], record["model"]),
+                pip_requirements=_model_requirements(record["method"], read_json(folder / CONFIG_FILE)["model"]),
             )
 
-    def _sync_results(self, cell: Cell, row: dict[Any, Any], workspace: Path) -> None:
+    def _sync_results(self, cell: Cell, row: dict[Any, Any], workspace: Workspace) -> None:
         run = self._cell_run(cell)
         figures = {name: float(row[name]) for name in METRICS if pd.notna(row[name])}
         state = fingerprint(figures)
@@ -264,9 +265,8 @@ class Tracker:
         self.client.log_image(run, cell_sheet(cell, self.params.protocol, workspace), artifact_file="heat_maps.png")
         self.client.set_tag(run, _RESULTS, state)
 
-    def _sync_benchmark(self, workspace: Path) -> None:
-        reports = workspace / "reports"
-        means = read_json(reports / "metrics.json")
+    def _sync_benchmark(self, workspace: Workspace) -> None:
+        means = read_json(workspace.metrics)
         figures = {
             f"{dataset}.{method}.{name}": float(value)
             for dataset, methods in means.items()
@@ -278,7 +278,7 @@ class Tracker:
         if self.client.get_run(parent).data.tags.get(_RESULTS) == state:
             return
         self.client.log_batch(parent, metrics=[Metric(name, value, 0, 0) for name, value in figures.items()])
-        for path in (reports / "leaderboard.csv", reports / "leaderboard.md", workspace / "params.yaml"):
+        for path in (workspace.leaderboard_table, workspace.leaderboard_page, workspace.params):
             if path.exists():
                 self.client.log_artifact(parent, str(path))
         self.client.set_tag(parent, _RESULTS, state)

@@ -11,7 +11,8 @@ from clflow.config.params import load
 from clflow.features.backbone import Backbone
 from clflow.features.extraction import FeatureGrid
 from clflow.features.weights import find_weights
-from clflow.model.detector import Detector, FlowScorer, Thresholds, build_flows
+from clflow.model.detector import Detector, Thresholds
+from clflow.model.scorer import FlowScorer, build_flows
 
 ROOT = Path(__file__).parents[2]
 

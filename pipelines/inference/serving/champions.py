@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from clflow.features.extraction import Features
-from clflow.methods import load_detector
+from clflow.methods.loading import load_detector
 from clflow.model.detector import Detector
 from pipelines.inference import watch
 from pipelines.inference.serving.messages import State
@@ -36,8 +36,8 @@ class Champion:
 class Champions:
     """The champion of each category; `refresh` replaces those whose alias has moved.
 
-    A champion that is unavailable or cannot be loaded leaves the one before it in place. A replaced champion stays loaded
-    as long as a request holds it.
+    A champion that is unavailable or cannot be loaded leaves the one before it in place. A replaced champion stays
+    loaded as long as a request holds it.
     """
 
     def __init__(self, dataset: str, categories: Sequence[str], tracking_uri: str, device: torch.device):

@@ -8,7 +8,6 @@ import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -26,6 +25,7 @@ from clflow.score import upsample
 from pipelines.inference import watch
 from pipelines.inference.serving.champions import Champion, Champions, score
 from pipelines.inference.serving.messages import Answer, Refusal, State
+from pipelines.workspace.paths import Workspace
 
 _FLUSH_SECONDS = 5.0
 
@@ -62,7 +62,7 @@ class Scorer:
         self,
         dataset: str,
         categories: tuple[str, ...],
-        workspace: Path,
+        workspace: Workspace,
         tracking_uri: str,
         serving: Serving,
         threads: int,
@@ -72,7 +72,7 @@ class Scorer:
         torch.set_num_threads(threads)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._champions = Champions(dataset, categories, tracking_uri, device)
-        self._watch = workspace / watch.FOLDER
+        self._watch = workspace.watch
         self._scores: SimpleQueue[tuple[watch.Model, float]] = SimpleQueue()
         batching: Any = self._batch  # the decorator adds what its types do not show
         batching.set_max_batch_size(serving.batch)

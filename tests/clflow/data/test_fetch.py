@@ -12,9 +12,10 @@ import pytest
 from clflow.config.schema import Dataset
 from clflow.data import demo, download
 from clflow.data.catalogue import CATALOGUE
-from clflow.data.fetch import cache_folder, fetch
+from clflow.data.fetch import fetch
 from clflow.data.manifest import read_manifest
 from clflow.errors import DataError, ParameterError
+from clflow.files import cache_folder
 from tests.archives import pack_tar, pack_zip, sha256, write_btad, write_image, write_mvtec
 from tests.loopback import Mirror, serve
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from clflow.methods.peers import farthest_points
 
 from clflow.config.params import Params, load
 from clflow.data.images import read_image
@@ -19,13 +20,14 @@ from clflow.errors import ParameterError
 from clflow.features.cache import FeatureCache
 from clflow.features.extraction import Features
 from clflow.features.weights import find_weights
-from clflow.methods import METHODS, find_method, load_detector
-from clflow.methods.peers import farthest_points
+from clflow.methods.loading import load_detector
 from clflow.methods.protocol import Method
+from clflow.methods.registry import METHODS, find_method
 from clflow.model.detector import Detector
 from clflow.synthesis.category import synthesize_category
 from clflow.training.data import FitData, load_fit_data
-from clflow.training.loop import Worker, run, score_features
+from clflow.training.validation import score_features
+from clflow.training.worker import Worker, run
 from tests import tiny
 
 ALONE = Worker.single(torch.device("cpu"))

@@ -13,10 +13,11 @@ from scipy.ndimage import gaussian_filter
 
 from clflow.errors import DataError, WeightsError
 from clflow.features.extraction import FeatureGrid
-from clflow.methods import load_detector
+from clflow.methods.loading import load_detector
 from clflow.model import detector as detecting
-from clflow.model.detector import Detector, anomaly_score, pool_scores, score_maps, subtract_local_mean
+from clflow.model.detector import Detector
 from clflow.model.flow import Flow, Flows
+from clflow.model.scorer import anomaly_score, pool_scores, score_maps, subtract_local_mean
 
 
 def images(count: int = 2) -> torch.Tensor:

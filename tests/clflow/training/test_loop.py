@@ -15,7 +15,9 @@ from clflow.config.schema import Loss, Model, Train
 from clflow.errors import DataError, DivergenceError
 from clflow.features.cache import FeatureCache
 from clflow.training.data import FitData, load_fit_data
-from clflow.training.loop import Save, Worker, fit, run, score_features, thresholds
+from clflow.training.loop import fit
+from clflow.training.validation import score_features, thresholds
+from clflow.training.worker import Save, Worker, run
 
 ROOT = Path(__file__).parents[3]
 ALONE = Worker.single(torch.device("cpu"))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from clflow.training.loop import VALIDATION
+from clflow.training.validation import VALIDATION
 from pipelines.compute.progress import Board
 
 

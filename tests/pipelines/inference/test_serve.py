@@ -25,7 +25,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from clflow.data.images import open_rgb, resize_to_square
 from clflow.errors import ClflowError
-from clflow.methods import load_detector
+from clflow.methods.loading import load_detector
 from pipelines.inference import serve
 from pipelines.inference.watch import Model, Watch
 from pipelines.registry.locate import CHAMPION, registered_name

@@ -35,7 +35,8 @@ from clflow.features.backbone import Backbone
 from clflow.features.extraction import FeatureGrid
 from clflow.features.weights import find_weights
 from clflow.files import fingerprint, read_json, write_json
-from clflow.methods import find_method, load_detector
+from clflow.methods.loading import load_detector
+from clflow.methods.registry import find_method
 from clflow.model.detector import WEIGHTS_FILE, Detector, Thresholds
 from pipelines.registry.champions import CHALLENGER, Registry, number
 from pipelines.registry.locate import CHAMPION, registered_name

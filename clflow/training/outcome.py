@@ -1,0 +1,68 @@
+"""What a training leaves: the detector, its learning curves, its scores of held-out images, and its figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+import torch
+
+from clflow.files import write_json
+from clflow.training.validation import score_features
+
+if TYPE_CHECKING:
+    from clflow.model.detector import Detector
+    from clflow.training.data import FitData
+
+OUTCOME_FILE = "outcome.json"
+HISTORY_FILE = "history.csv"
+HELD_OUT_FILE = "held_out.csv"
+
+
+def save_outcome(
+    folder: Path,
+    detector: Detector,
+    history: list[dict[str, float]],
+    data: FitData,
+    device: torch.device,
+    arithmetic: str,
+) -> None:
+    """Write a trained detector, and what there is to say of its training, into a folder.
+
+    Beside the detector's own files: `HISTORY_FILE`, a row per evaluation; `HELD_OUT_FILE`, ``label`` and
+    ``image_score`` of the held-out normal images and synthetic anomalies; and `OUTCOME_FILE`.
+
+    Args:
+        folder: exists.
+        detector: as trained.
+        history: its learning curves.
+        data: that it was trained on.
+        device: that it was trained on.
+        arithmetic: see `clflow.precision.training_arithmetic`.
+    """
+    detector.save(folder)
+    pd.DataFrame(history).to_csv(folder / HISTORY_FILE, index=False)
+    normal, synthetic = (
+        score_features(detector.scorer, rows, device)[1].tolist()
+        for rows in (data.held_out_normal, data.held_out_synthetic)
+    )
+    held_out = {"label": [0] * len(normal) + [1] * len(synthetic), "image_score": [*normal, *synthetic]}
+    pd.DataFrame(held_out).to_csv(folder / HELD_OUT_FILE, index=False)
+    outcome = {
+        "train_seconds": history[-1]["seconds"],
+        "params_added": detector.parameter_count(),
+        "image_threshold": detector.thresholds.image,
+        "pixel_threshold": detector.thresholds.pixel,
+        "median_pixel_score": detector.thresholds.median_pixel_score,
+        "device": device_name(device),
+        "arithmetic": arithmetic,
+    }
+    write_json(folder / OUTCOME_FILE, outcome)
+
+
+def device_name(device: torch.device) -> str:
+    """What computed: the accelerator's name, or the vector instructions that a CPU's kernels use."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"cpu {torch.backends.cpu.get_cpu_capability()}"

@@ -1,0 +1,33 @@
+"""What a person reads of a benchmark: the leaderboard's page, plots and galleries."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from clflow.files import read_json, write_atomically
+from pipelines.reporting import gallery, plots
+from pipelines.reporting.best_on_test import best_on_test
+from pipelines.reporting.comparison import gains
+from pipelines.reporting.leaderboard import markdown
+from pipelines.workspace.paths import Workspace
+from pipelines.workspace.results import cells_of, read_table
+
+if TYPE_CHECKING:
+    from clflow.config.params import Params
+
+
+def write_pages(params: Params, workspace: Workspace) -> None:
+    """Write reports/leaderboard.md, reports/plots and reports/gallery from the aggregated tables.
+
+    Raises:
+        DataError: the scores have not been aggregated, or an image cannot be read.
+        CellError: the stored scores of a cell do not fit together.
+    """
+    table, board = read_table(workspace.cells_table), read_table(workspace.leaderboard_table)
+    cells = cells_of(table)
+    plots.write(cells, board, workspace)
+    gallery.write(cells, params.protocol, workspace)
+    protocol = read_json(workspace.protocol)
+    text = markdown(table, board, gains(cells, workspace), best_on_test(cells, workspace), params, protocol)
+    with write_atomically(workspace.leaderboard_page) as temporary:
+        temporary.write_text(text, encoding="utf-8")

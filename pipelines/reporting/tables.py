@@ -1,0 +1,174 @@
+"""From stored scores to tables: one row per cell, and the leaderboard of means and standard deviations.
+
+Nothing computed elsewhere is trusted: every metric is recomputed from scores.csv, maps.npy and the masks. A
+defective image without a mask counts for the image metrics but is left out of the pixel metrics; where no
+defective image has a mask, the pixel metrics are empty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from clflow.data.images import read_mask
+from clflow.data.manifest import category_rows, read_manifest
+from clflow.errors import CellError, DataError
+from clflow.metrics import METRICS, PixelCounts, Truth, image_metrics
+from clflow.score import upsample
+from pipelines.workspace.cells import Cell
+from pipelines.workspace.paths import Workspace
+from pipelines.workspace.results import (
+    AT_THRESHOLD,
+    CELL_COLUMNS,
+    COSTS,
+    HARDWARE,
+    MEAN,
+    read_cell,
+    read_score_record,
+    read_scores,
+)
+
+if TYPE_CHECKING:
+    from clflow.config.schema import Protocol
+
+LEADERBOARD_COLUMNS = (
+    *("dataset", "category", "method", "n_seeds"),
+    *(f"{metric}_{statistic}" for metric in METRICS for statistic in ("mean", "std")),
+    *AT_THRESHOLD,
+    *COSTS,
+)
+
+_TRUTH = ["path", "label", "mask"]
+_BATCH = 16
+
+
+def cells_table(scored: list[Cell], protocol: Protocol, workspace: Workspace) -> pd.DataFrame:
+    """A row with `CELL_COLUMNS` for each cell, in their order.
+
+    Raises:
+        CellError: a cell has no computable metrics.
+    """
+    groups = [list(group) for _, group in groupby(scored, key=lambda cell: (cell.dataset, cell.category))]
+    rows = [row for group in groups for row in _measure_category(group, protocol, workspace)]
+    return pd.DataFrame(rows).loc[:, list(CELL_COLUMNS)]
+
+
+def leaderboard(table: pd.DataFrame, planned: list[Cell]) -> pd.DataFrame:
+    """Mean and standard deviation over seeds, per category and over the categories of each dataset.
+
+    The rows of category "mean" average the categories of each seed first, so their deviation is that of the
+    dataset's number between seeds; a seed that lacks a planned category has no such number and is left out.
+    The deviation is the sample's (divided by n - 1), so it is empty for a single seed.
+
+    Args:
+        table: rows with `CELL_COLUMNS`.
+        planned: all cells that were asked for, in the order of the rows.
+    """
+    rows = []
+    methods = list(dict.fromkeys(cell.method for cell in planned))
+    for dataset in dict.fromkeys(cell.dataset for cell in planned):
+        categories = list(dict.fromkeys(cell.category for cell in planned if cell.dataset == dataset))
+        of_dataset = table.loc[table["dataset"] == dataset]
+        for category in categories:
+            of_category = of_dataset.loc[of_dataset["category"] == category]
+            rows += [_row(dataset, category, method, _of(method, of_category)) for method in methods]
+        for method in methods:
+            by_seed = _of(method, of_dataset).loc[:, ["seed", *METRICS, *AT_THRESHOLD, *COSTS]].groupby("seed")
+            complete = by_seed.size() == len(categories)
+            rows.append(_row(dataset, MEAN, method, by_seed.mean(skipna=False).loc[complete]))
+    board = pd.DataFrame(rows, columns=list(LEADERBOARD_COLUMNS))
+    return board.loc[(board["n_seeds"] > 0) | (board["category"] == MEAN)].reset_index(drop=True)
+
+
+def _measure_category(group: list[Cell], protocol: Protocol, workspace: Workspace) -> list[dict[str, Any]]:
+    """The rows of all cells of one category, which share its masks; a few images at a time."""
+    dataset = workspace.data(group[0].dataset)
+    test = category_rows(read_manifest(dataset), group[0].category, "test")
+    scored: dict[Cell, tuple[dict[str, float], np.ndarray, PixelCounts]] = {}
+    for cell in group:
+        with _named(cell):
+            scores, maps = read_scores(cell, workspace)
+            if not scores.loc[:, _TRUTH].equals(test.loc[:, _TRUTH]):
+                raise DataError("its scores are of other test images than the manifest lists; evaluate it again.")
+            image = image_metrics(scores["label"].to_numpy(), scores["image_score"].to_numpy())
+            scored[cell] = image, maps, PixelCounts.spanning(maps)
+    has_masks = bool((test["mask"] != "").any())
+    if has_masks:
+        with_truth = np.flatnonzero((test["label"] == 0) | (test["mask"] != ""))
+        for start in range(0, len(with_truth), _BATCH):
+            batch = with_truth[start : start + _BATCH]
+            truth = Truth(_masks(dataset, test["mask"].iloc[batch], protocol))
+            for cell, (_, maps, counts) in scored.items():
+                with _named(cell):
+                    counts.add(truth, upsample(maps[batch], protocol.map_size))
+    rows = []
+    for cell, (metrics, _, counts) in scored.items():
+        with _named(cell):
+            metrics |= counts.metrics() if has_masks else {}
+        recorded = read_cell(cell, workspace) | {"inference_ms": read_score_record(cell, workspace)["inference_ms"]}
+        rows.append(
+            asdict(cell)
+            | {metric: metrics.get(metric, np.nan) for metric in METRICS}
+            | at_threshold(read_scores(cell, workspace)[0], recorded["image_threshold"])
+            | {name: recorded[name] for name in (*COSTS, "commit", "data_hash", "tuned", *HARDWARE)}
+        )
+    return rows
+
+
+def at_threshold(scores: pd.DataFrame, threshold: float) -> dict[str, float]:
+    """Shares of normal images called anomalous, and of defective ones called normal; NaN where there are none."""
+    anomalous = (scores["image_score"] > threshold).to_numpy()
+    defective = (scores["label"] == 1).to_numpy()
+    alarms, misses = anomalous[~defective], ~anomalous[defective]
+    return {name: float(w.mean()) if len(w) else np.nan for name, w in (("false_alarms", alarms), ("misses", misses))}
+
+
+@contextmanager
+def _named(cell: Cell) -> Iterator[None]:
+    """Say which cell it is whose metrics cannot be computed."""
+    try:
+        yield
+    except (ValueError, OSError, DataError) as error:
+        name = f"{cell.dataset}/{cell.name}"
+        raise CellError(f"The metrics of cell {name} cannot be computed: {error}") from error
+
+
+def _masks(dataset: Path, files: pd.Series, protocol: Protocol) -> np.ndarray:
+    """Bool (N, map_size, map_size); a normal image, which has no file, has nothing defective."""
+    size = protocol.map_size
+    masks = np.zeros((len(files), size, size), bool)
+    for mask, file in zip(masks, files, strict=True):
+        if file:
+            mask[:] = read_mask(dataset / file, size, protocol.mask_threshold)
+    return masks
+
+
+def _of(method: str, table: pd.DataFrame) -> pd.DataFrame:
+    return table.loc[table["method"] == method]
+
+
+def _row(dataset: str, category: str, method: str, values: pd.DataFrame) -> dict[str, Any]:
+    """One row of the leaderboard from one row of values per seed; a missing value makes its mean missing."""
+    row: dict[str, Any] = {"dataset": dataset, "category": category, "method": method, "n_seeds": len(values)}
+    for metric in METRICS:
+        row[f"{metric}_mean"] = values[metric].mean(skipna=False)
+        row[f"{metric}_std"] = values[metric].std(ddof=1, skipna=False)
+    return row | {name: values[name].mean() for name in (*AT_THRESHOLD, *COSTS)}
+
+
+def dataset_means(board: pd.DataFrame) -> dict[str, dict[str, dict[str, float]]]:
+    """Nested as ``dvc metrics show`` prints it, to six decimals: dataset, method, metric."""
+    tree: dict[str, dict[str, dict[str, float]]] = {}
+    for _, row in board.loc[board["category"] == MEAN].iterrows():
+        means = {metric: row[f"{metric}_mean"] for metric in METRICS}
+        tree.setdefault(row["dataset"], {})[row["method"]] = {
+            metric: round(mean, 6) for metric, mean in means.items() if not np.isnan(mean)
+        }
+    return tree

@@ -1,0 +1,77 @@
+"""What determines a result, and the key that names it: the hash of all that does.
+
+Device and arithmetic are not part of a key, for a cell may move between machines; they are recorded beside the result.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from clflow.config.params import Params
+from clflow.features.backbone import weights_identity
+from clflow.features.weights import find_weights
+from clflow.methods.registry import find_method, method_module
+from clflow.provenance import code_of
+
+_TRAINING = ("clflow.training.data", "clflow.training.outcome")
+_SCORING = ("clflow.evaluation",)
+
+Inputs = dict[str, Any]
+
+
+def training_inputs(params: Params, method: str, data: str, synthetic: str) -> Inputs:
+    """What determines a trained cell, beside its dataset, category, method and seed; JSON-able.
+
+    Args:
+        params: those of the category and the method.
+        method: its name.
+        data: hash of the training images.
+        synthetic: key of the synthetic anomalies.
+
+    Raises:
+        ParameterError, WeightsError: the method, the backbone or its weights do not exist.
+    """
+    return {
+        "data": data,
+        "synthetic": synthetic,
+        "backbone": params.model.backbone,
+        "weights": weights_identity(find_weights(params.model.backbone, params.model.weights)),
+        "parameters": {name: params.value(name) for name in find_method(method).parameters},
+        **code_inputs(method_module(method), *_TRAINING),
+    }
+
+
+def scoring_inputs(method: str, key: str, test: str) -> Inputs:
+    """What determines the scores of a cell of a method.
+
+    Args:
+        method: its name.
+        key: of the cell.
+        test: hash of the test images and their masks.
+    """
+    return {"cell": key, "test": test, **code_inputs(method_module(method), *_SCORING)}
+
+
+def code_inputs(*modules: str) -> Inputs:
+    """The code of modules and of all that they import, and the libraries that it uses."""
+    code = code_of(*modules)
+    return {"code": code.files, "libraries": code.libraries}
+
+
+def differences(before: Any, now: Any, name: str = "") -> list[str]:
+    """What changed between two trees of inputs, a line per leaf."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = sorted(before.keys() | now.keys())
+        return [
+            line
+            for key in keys
+            for line in differences(before.get(key), now.get(key), f"{name}/{key}" if name else str(key))
+        ]
+    return [] if before == now else [f"{name}: {_shown(before)} -> {_shown(now)}"]
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "absent"
+    text = str(value)
+    return text[:12] if len(text) == 64 else text  # a hash

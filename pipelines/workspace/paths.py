@@ -1,0 +1,139 @@
+"""Where everything lies in a workspace. No other module knows a path name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipelines.workspace.cells import Cell
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The folder that a benchmark works in.
+
+    Attributes:
+        root: absolute path.
+    """
+
+    root: Path
+
+    @property
+    def params(self) -> Path:
+        """The parameter file."""
+        return self.root / "params.yaml"
+
+    def data(self, dataset: str) -> Path:
+        """Images and manifest of a dataset."""
+        return self.root / "data" / dataset
+
+    def synthetic(self, dataset: str, name: str | None = None) -> Path:
+        """All sets of synthetic anomalies of a dataset, or the one of a name."""
+        folder = self.root / "synthetic" / dataset
+        return folder / name if name else folder
+
+    def runs(self, dataset: str) -> Path:
+        """All trained cells of a dataset."""
+        return self.root / "runs" / dataset
+
+    def run(self, cell: Cell) -> Path:
+        """A trained cell."""
+        return self.runs(cell.dataset) / cell.name
+
+    def scores(self, dataset: str) -> Path:
+        """The scores of all cells of a dataset."""
+        return self.root / "scores" / dataset
+
+    def score(self, cell: Cell) -> Path:
+        """The scores of a cell."""
+        return self.scores(cell.dataset) / cell.name
+
+    def plan(self, dataset: str, stage: str | None = None) -> Path:
+        """The plan of a dataset as a person reads it, or the part that a stage depends on."""
+        folder = self.root / "plan"
+        return (folder / stage if stage else folder) / f"{dataset}.json"
+
+    def tuned(self, name: str) -> Path:
+        """What a search found."""
+        return self.root / "tuned" / f"{name}.yaml"
+
+    @property
+    def reports(self) -> Path:
+        """What a person reads."""
+        return self.root / "reports"
+
+    @property
+    def cells_table(self) -> Path:
+        """A row of metrics per cell."""
+        return self.reports / "cells.csv"
+
+    @property
+    def leaderboard_table(self) -> Path:
+        """Means and deviations over seeds."""
+        return self.reports / "leaderboard.csv"
+
+    @property
+    def leaderboard_page(self) -> Path:
+        """The leaderboard as Markdown."""
+        return self.reports / "leaderboard.md"
+
+    @property
+    def metrics(self) -> Path:
+        """Means of each dataset, for ``dvc metrics``."""
+        return self.reports / "metrics.json"
+
+    @property
+    def protocol(self) -> Path:
+        """The protocol that the tables were measured under, and its hash."""
+        return self.reports / "protocol.json"
+
+    @property
+    def plots(self) -> Path:
+        """Plots and their data."""
+        return self.reports / "plots"
+
+    @property
+    def gallery(self) -> Path:
+        """Heat maps of test images."""
+        return self.reports / "gallery"
+
+    def promotion_table(self, dataset: str) -> Path:
+        """The verdicts of the last promotion."""
+        return self.reports / f"promotion-{dataset}.csv"
+
+    @property
+    def watch(self) -> Path:
+        """Running statistics of scores in use."""
+        return self.root / "watch"
+
+    @property
+    def mlflow_database(self) -> Path:
+        """MLflow's runs and registry, where no server is named."""
+        return self.root / "mlflow.db"
+
+    @property
+    def mlflow_artifacts(self) -> Path:
+        """MLflow's files, where no server is named."""
+        return self.root / "mlruns"
+
+    @property
+    def logs(self) -> Path:
+        """A log per cell or trial."""
+        return self._private / "logs"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Cells that are being trained, where no other storage is named."""
+        return self._private / "ray"
+
+    def fetch_record(self, dataset: str) -> Path:
+        """What the last fetch saw."""
+        return self._private / "fetch" / f"{dataset}.json"
+
+    def search(self, key: str) -> Path:
+        """The trials of a search."""
+        return self._private / "search" / key[:12]
+
+    @property
+    def _private(self) -> Path:
+        return self.root / ".clflow"
