@@ -1,6 +1,6 @@
 # make demo       environment, install, the whole pipeline on the embedded demo set, leaderboard
 # make test       environment, install, all tests
-# make lint       ruff and pyright
+# make lint       ruff, imports between rooms, pyright
 # make benchmark  PARAMS=<file> WORKSPACE=<dir>: the same pipeline for any parameter file
 
 SHELL := /bin/bash
@@ -28,6 +28,7 @@ test: install
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 	PATH="$(BIN):$$PATH" $(BIN)/pyright
 
 install: $(INSTALLED)

@@ -182,6 +182,20 @@ def drift(
 
 
 @app.command()
+def gc(
+    keep_days: Annotated[
+        float, typer.Option("--keep-days", min=0, help="Keep what was written within so many days.")
+    ] = 0.0,
+    remove: Annotated[bool, typer.Option("--remove", help="Remove it; without this, it is only listed.")] = False,
+    params: ParamsFile = DEFAULT,
+) -> None:
+    """List cells, scores and synthetic anomalies that are no longer asked for, and remove them if told so."""
+    from pipelines.workspace import garbage as verb
+
+    verb.run(*_load(params), keep_days, remove)
+
+
+@app.command()
 def sync(params: ParamsFile = DEFAULT) -> None:
     """Bring to MLflow what it missed while it could not be reached."""
     from pipelines.tracking.tracker import Tracker

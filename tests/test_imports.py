@@ -1,4 +1,4 @@
-"""Imports run one way: the method knows nothing of the workflow."""
+"""What starts fast imports little. Which room may import which is checked by `make lint`."""
 
 import ast
 import subprocess
@@ -17,14 +17,6 @@ def imported(nodes: Iterable[ast.AST]) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             names.add(node.module.split(".")[0])
     return names
-
-
-def test_the_method_never_imports_the_workflow():
-    files = sorted((ROOT / "clflow").rglob("*.py"))
-    assert len(files) > 20
-    for path in files:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        assert not imported(ast.walk(tree)) & {"ray", "mlflow", "dvc", "fastapi", "pipelines"}, path
 
 
 def test_the_command_line_starts_without_heavy_libraries():

@@ -27,22 +27,37 @@ class Workspace:
         """Images and manifest of a dataset."""
         return self.root / "data" / dataset
 
+    @property
+    def synthetic_root(self) -> Path:
+        """A folder of synthetic anomalies for each dataset."""
+        return self.root / "synthetic"
+
     def synthetic(self, dataset: str, name: str | None = None) -> Path:
         """All sets of synthetic anomalies of a dataset, or the one of a name."""
-        folder = self.root / "synthetic" / dataset
+        folder = self.synthetic_root / dataset
         return folder / name if name else folder
+
+    @property
+    def runs_root(self) -> Path:
+        """A folder of trained cells for each dataset."""
+        return self.root / "runs"
 
     def runs(self, dataset: str) -> Path:
         """All trained cells of a dataset."""
-        return self.root / "runs" / dataset
+        return self.runs_root / dataset
 
     def run(self, cell: Cell) -> Path:
         """A trained cell."""
         return self.runs(cell.dataset) / cell.name
 
+    @property
+    def scores_root(self) -> Path:
+        """A folder of scores for each dataset."""
+        return self.root / "scores"
+
     def scores(self, dataset: str) -> Path:
         """The scores of all cells of a dataset."""
-        return self.root / "scores" / dataset
+        return self.scores_root / dataset
 
     def score(self, cell: Cell) -> Path:
         """The scores of a cell."""
