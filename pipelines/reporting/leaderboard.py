@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from clflow.config.params import TUNED
 from pipelines.reporting.markdown import markdown_table
 from pipelines.reporting.published import PUBLISHED, PublishedResult
-from pipelines.workspace.results import MEAN
+from pipelines.workspace.results import AT_THRESHOLD, HARDWARE, MEAN
 
 if TYPE_CHECKING:
-    from clflow.config.params import TUNED
-from clflow.config.params import Params
+    from clflow.config.params import Params
 
 TITLES = {
     "image_auroc": "image AUROC",
@@ -37,7 +38,8 @@ average the categories of each seed first. They are recomputed from the stored s
 all choices use held-out normal training images and synthetic anomalies only, never test data. Images are
 resized to a square, not cropped; a mask pixel is defective where the area-averaged mask reaches
 `mask_threshold`. AUPRO averages over 8-connected regions; its false positive rate is over the defect-free
-pixels of all test images. Defective images without a mask count for image metrics only."""
+pixels of all test images. Defective images without a mask count for image metrics only. False alarms and
+misses are shares of the normal and of the defective test images that the stored threshold judges wrongly."""
 
 _ANCHOR_NOTE = """\
 For orientation only: **published elsewhere, not measured here; other backbones and input sizes**, and often
@@ -62,7 +64,8 @@ def markdown(
         params: what was asked for.
         protocol: protocol.json: the protocol and its hash.
     """
-    blocks = [f"# Leaderboard: {params.benchmark.name}", _provenance(table, params, protocol), _METHOD_NOTE]
+    blocks = [f"# Leaderboard: {params.benchmark.name}", _provenance(table, params, protocol), *_mixture(table)]
+    blocks.append(_METHOD_NOTE)
     blocks += ["![Image AUROC per category](plots/image_auroc.png)"]
     blocks += ["![Accuracy against inference cost](plots/cost.png)"]
     blocks += ["![Image scores of normal, defective and synthetic images](plots/image_scores.png)"]
@@ -100,8 +103,29 @@ def _provenance(table: pd.DataFrame, params: Params, protocol: dict[str, Any]) -
         ["backbone", f"`{params.model.backbone}`, strides {_listed(params.model.strides)}"],
         ["seeds", _listed(benchmark.seeds)],
         ["cells", cells],
+        ["trained on", _listed(_trained_on(table))],
     ]
     return markdown_table(["", ""], "ll", rows)
+
+
+def _trained_on(table: pd.DataFrame) -> list[str]:
+    """Devices and arithmetics, as "cpu AVX512, bfloat16"."""
+    return sorted({", ".join(row) for row in table.loc[:, list(HARDWARE)].itertuples(index=False)})
+
+
+def _mixture(table: pd.DataFrame) -> list[str]:
+    """A warning if cells of one method were trained on several devices or in several arithmetics."""
+    mixed = [
+        method
+        for method, of_method in table.groupby("method", sort=False)
+        if len(of_method.loc[:, list(HARDWARE)].drop_duplicates()) > 1
+    ]
+    if not mixed:
+        return []
+    return [
+        f"**Cells of {_listed(mixed)} were trained on several devices or in several arithmetics**, which moves image "
+        "AUROC by up to a point; `cells.csv` says which is which."
+    ]
 
 
 def _all_metrics(of_dataset: pd.DataFrame) -> str:
@@ -110,6 +134,7 @@ def _all_metrics(of_dataset: pd.DataFrame) -> str:
             row["method"],
             str(row["n_seeds"]),
             *(_percent(row, metric) for metric in TITLES),
+            *("" if np.isnan(row[name]) else f"{100 * row[name]:.1f}" for name in AT_THRESHOLD),
             f"{row['params_added'] / 1e6:.2f} M",
             f"{row['train_seconds']:.0f} s",
             f"{row['inference_ms']:.0f} ms",
@@ -117,7 +142,8 @@ def _all_metrics(of_dataset: pd.DataFrame) -> str:
         for _, row in of_dataset.loc[of_dataset["category"] == MEAN].iterrows()
         if row["n_seeds"] > 0
     ]
-    header = ["method", "seeds", *TITLES.values(), "added parameters", "training per cell", "inference per image"]
+    costs = ["added parameters", "training per cell", "inference per image"]
+    header = ["method", "seeds", *TITLES.values(), "false alarms", "misses", *costs]
     return markdown_table(header, "l" + "r" * (len(header) - 1), rows)
 
 
@@ -245,5 +271,5 @@ def _optional(value: float | None) -> str:
     return "" if value is None else str(value)
 
 
-def _listed(values: tuple[int, ...]) -> str:
+def _listed(values: Iterable[object]) -> str:
     return ", ".join(map(str, values))
