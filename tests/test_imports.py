@@ -26,6 +26,6 @@ def test_the_command_line_starts_without_heavy_libraries():
 
 def test_who_only_plans_does_not_wait_for_the_model_zoo():
     heavy = {"timm", "torchvision", "FrEIA", "anomalib", "sklearn"}
-    code = f"import sys, pipelines.workspace.cells; print({heavy} & {{*sys.modules}})"
+    code = f"import sys, pipelines.workspace.plan; print({heavy} & {{*sys.modules}})"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert found.strip() == "set()"

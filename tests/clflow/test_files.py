@@ -2,6 +2,9 @@
 
 import hashlib
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,10 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clflow.files import (
+    TEMPORARY,
+    cache_folder,
     file_sha256,
     fingerprint,
     folder_atomically,
     read_json,
+    sweep,
     write_atomically,
     write_json,
 )
@@ -65,6 +71,47 @@ def test_folder_keeps_its_old_content_on_an_error(tmp_path: Path) -> None:
         raise OSError
     assert [file.name for file in path.iterdir()] == ["old"]
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_sweep_removes_what_killed_processes_left_and_nothing_else(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "folder"
+    sweep(folder)
+    assert list(folder.iterdir()) == []
+    for name in ("kept", f"{TEMPORARY}half"):
+        (folder / name).mkdir()
+        (folder / name / "file").touch()
+    (folder / "table.csv").touch()
+    (folder / f"{TEMPORARY}table.csv-1").touch()
+    (folder / "kept" / f"{TEMPORARY}file").touch()  # of someone else
+    sweep(folder)
+    assert {path.name for path in folder.iterdir()} == {"kept", "table.csv"}
+    assert {path.name for path in (folder / "kept").iterdir()} == {"file", f"{TEMPORARY}file"}
+
+
+def test_what_a_killed_writer_leaves_is_swept(tmp_path: Path) -> None:
+    code = """
+import os, signal, sys
+from pathlib import Path
+from clflow.files import folder_atomically, write_atomically
+folder = Path(sys.argv[1])
+with folder_atomically(folder / "cell") as cell, write_atomically(folder / "table") as table:
+    (cell / "half").touch()
+    table.touch()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    killed = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert len(list(tmp_path.iterdir())) == 2
+    sweep(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CLFLOW_CACHE", str(tmp_path))
+    assert cache_folder() == tmp_path
+    monkeypatch.delenv("CLFLOW_CACHE")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / ".cache" / "clflow"
 
 
 def test_hash_is_that_of_the_bytes(tmp_path: Path) -> None:

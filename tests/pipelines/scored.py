@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,8 @@ from clflow.config import params as parameters
 from clflow.config.params import Params
 from clflow.data.manifest import category_rows, read_manifest, write_manifest
 from clflow.files import fingerprint, write_json
-from pipelines.workspace.cells import Cell
+from pipelines.workspace.cells import MARKER, SCORED, Cell
+from pipelines.workspace.paths import Workspace
 
 SIZE = 32
 NORMAL, DEFECTIVE = 6, 6  # test images of each category
@@ -22,14 +23,14 @@ NORMAL, DEFECTIVE = 6, 6  # test images of each category
 
 @dataclass(frozen=True)
 class Scored:
-    workspace: Path
+    workspace: Workspace
     params: Params
     cells: list[Cell]
 
     @classmethod
     def make(
         cls,
-        workspace: Path,
+        folder: Path,
         categories: tuple[str, ...],
         methods: tuple[str, ...],
         seeds: tuple[int, ...],
@@ -41,8 +42,9 @@ class Scored:
         tree["data"] = {"parts": {"source": None, "categories": list(categories)}}
         tree["protocol"] |= {"map_size": SIZE}
         params = Params.model_validate_json(json.dumps(tree))
-        rows = [row for category in categories for row in _draw(workspace, category, with_mask)]
-        write_manifest(workspace / "data" / "parts", pd.DataFrame(rows))
+        workspace = Workspace(folder)
+        rows = [row for category in categories for row in _draw(workspace.data("parts"), category, with_mask)]
+        write_manifest(workspace.data("parts"), pd.DataFrame(rows))
         cells = [
             Cell("parts", category, method, seed, fingerprint([category, method, seed]), 9)
             for category in categories
@@ -54,50 +56,47 @@ class Scored:
             scored._write(cell)
         return scored
 
-    def runs(self, cell: Cell) -> Path:
-        return self.workspace / "runs" / cell.dataset / cell.name
-
-    def scores(self, cell: Cell) -> Path:
-        return self.workspace / "scores" / cell.dataset / cell.name
-
     def test_rows(self, category: str) -> pd.DataFrame:
-        return category_rows(read_manifest(self.workspace / "data" / "parts"), category, "test")
+        return category_rows(read_manifest(self.workspace.data("parts")), category, "test")
 
     def masks(self, category: str) -> np.ndarray:
         return np.stack([_mask(number) & bool(mask) for number, mask in enumerate(self.test_rows(category)["mask"])])
 
     def write_maps(self, cell: Cell, maps: np.ndarray) -> None:
-        np.save(self.scores(cell) / "maps.npy", maps.astype(np.float32))
+        np.save(self.workspace.score(cell) / "maps.npy", maps.astype(np.float32))
 
     def _write(self, cell: Cell) -> None:
         rng = np.random.default_rng([cell.seed, len(cell.method)])
         rows = self.test_rows(cell.category)
         scores = rows.loc[:, ["path", "label", "defect", "mask"]]
         maps = rng.normal(size=(len(rows), SIZE, SIZE)) * 0.5 + 2 * self.masks(cell.category)
-        self.scores(cell).mkdir(parents=True)
+        self.workspace.score(cell).mkdir(parents=True)
         scores = scores.assign(image_score=rng.normal(size=len(rows)) + rows["label"])
-        scores.to_csv(self.scores(cell) / "scores.csv", index=False)
+        scores.to_csv(self.workspace.score(cell) / "scores.csv", index=False)
         self.write_maps(cell, maps)
-        write_json(self.scores(cell) / "score.json", {"key": cell.key, "inference_ms": 12.5})
-        self.runs(cell).mkdir(parents=True)
+        record = {"key": cell.key, "score_key": fingerprint([cell.key, "scores"]), "inference_ms": 12.5}
+        write_json(self.workspace.score(cell) / SCORED, record)
+        folder = self.workspace.run(cell)
+        folder.mkdir(parents=True)
         history = {"step": [10, 20, 30], "loss": [3.0, 2.0, 1.0 + cell.seed]}
         if cell.method == "clflow":
             history["contrast"] = [1.0, 0.5, 0.25]
-        pd.DataFrame(history).to_csv(self.runs(cell) / "history.csv", index=False)
+        pd.DataFrame(history).to_csv(folder / "history.csv", index=False)
         held_out = {"label": [0, 0, 1], "image_score": [0.1, 0.2, 0.9]}
-        pd.DataFrame(held_out).to_csv(self.runs(cell) / "held_out.csv", index=False)
+        pd.DataFrame(held_out).to_csv(folder / "held_out.csv", index=False)
         write_json(
-            self.runs(cell) / "cell.json",
+            folder / MARKER,
             {
-                **{"dataset": cell.dataset, "category": cell.category, "method": cell.method},
-                **{"seed": cell.seed, "key": cell.key, "commit": "0123", "data_hash": "4567"},
-                **{"tuned": cell.category == "nut", "train_seconds": 1.5, "params_added": 123456},
+                **asdict(cell),
+                **{"commit": "0123", "data_hash": "4567", "synthetic_hash": "89ab", "tuned": cell.category == "nut"},
+                **{"protocol": self.params.protocol.model_dump(mode="json"), "inputs": {"parameters": {}}},
+                **{"train_seconds": 1.5, "params_added": 123456, "device": "cpu AVX2", "arithmetic": "float32"},
                 **{"image_threshold": 0.5, "pixel_threshold": 1.0, "median_pixel_score": 0.0},
             },
         )
 
 
-def _draw(workspace: Path, category: str, with_mask: int) -> list[dict[str, object]]:
+def _draw(data: Path, category: str, with_mask: int) -> list[dict[str, object]]:
     """Write the test images and masks of a category, defects first by path; return their manifest rows."""
     rows = []
     for number in range(DEFECTIVE + NORMAL):
@@ -106,9 +105,9 @@ def _draw(workspace: Path, category: str, with_mask: int) -> list[dict[str, obje
         image = Path(category, "test", defect, f"{number:02}.png")
         mask = Path(category, "ground_truth", defect, f"{number:02}.png") if number < with_mask else None
         picture = np.full((48, 48, 3), 90 + 5 * number, np.uint8)
-        _save(workspace / "data" / "parts" / image, picture)
+        _save(data / image, picture)
         if mask is not None:
-            _save(workspace / "data" / "parts" / mask, _mask(number).astype(np.uint8) * 255)
+            _save(data / mask, _mask(number).astype(np.uint8) * 255)
         rows.append(
             {
                 **{"category": category, "split": "test", "label": int(defective), "defect": defect},

@@ -16,15 +16,18 @@ from clflow.config.params import load
 from clflow.files import read_json
 from pipelines import doctor
 from pipelines.benchmark import prepare
-from pipelines.stages.aggregate import LEADERBOARD_COLUMNS
-from pipelines.workspace import cells
+from pipelines.reporting.tables import LEADERBOARD_COLUMNS
+from pipelines.workspace.cells import EVAL_SCORES, MARKER
+from pipelines.workspace.paths import Workspace
+from pipelines.workspace.plan import plan_cells
 from tests import tiny
 from tests.pipelines.command import refusal, run
 
 
-def trained(workspace: Path) -> dict[str, int]:
+def trained(folder: Path) -> dict[str, int]:
     """Name of every complete cell, and when it was trained."""
-    return {path.parent.name: path.stat().st_mtime_ns for path in workspace.glob("runs/folder/[!.]*/cell.json")}
+    markers = Workspace(folder).runs("folder").glob(f"[!.]*/{MARKER}")
+    return {path.parent.name: path.stat().st_mtime_ns for path in markers}
 
 
 @pytest.fixture
@@ -34,34 +37,36 @@ def continued(finished: Path, tmp_path: Path) -> Path:
 
 
 def test_leaderboard_has_every_category_and_method(finished: Path):
-    board = pd.read_csv(finished / "reports" / "leaderboard.csv")
+    workspace = Workspace(finished)
+    board = pd.read_csv(workspace.leaderboard_table)
     assert tuple(board.columns) == LEADERBOARD_COLUMNS
     rows = set(zip(board["category"], board["method"], strict=True))
     assert rows == {(c, m) for c in (*tiny.CATEGORIES, "mean") for m in ("clflow", "fastflow")}
     assert board["image_auroc_mean"].between(0, 1).all()
-    assert read_json(finished / "reports" / "metrics.json")["folder"]["clflow"]["image_auroc"] > 0.5
+    assert read_json(workspace.metrics)["folder"]["clflow"]["image_auroc"] > 0.5
     for name in ("leaderboard.md", "gallery/overview.png", "gallery/folder/disc.png", "plots/roc.csv"):
-        assert (finished / "reports" / name).is_file()
-    assert "best on test" in (finished / "reports" / "leaderboard.md").read_text()
-    for scores in (finished / "scores" / "folder").glob("[!.]*"):
-        by_step, image = pd.read_csv(scores / "eval_scores.csv"), pd.read_csv(scores / "scores.csv")["image_score"]
+        assert (workspace.reports / name).is_file()
+    assert "best on test" in workspace.leaderboard_page.read_text()
+    for scores in workspace.scores("folder").glob("[!.]*"):
+        by_step, image = pd.read_csv(scores / EVAL_SCORES), pd.read_csv(scores / "scores.csv")["image_score"]
         assert list(by_step.columns) == ["4", "8"]
         np.testing.assert_allclose(by_step["8"], image, rtol=1e-5)
         assert not np.allclose(by_step["4"], image)
     for category in tiny.CATEGORIES:
-        assert (finished / "synthetic" / "folder" / category / "contact_sheet.png").is_file()
+        assert (workspace.synthetic("folder", category) / "contact_sheet.png").is_file()
 
 
 def test_every_cell_is_a_run_with_curves_metrics_and_a_model(finished: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
-    uri = f"sqlite:///{finished / 'mlflow.db'}"
+    workspace = Workspace(finished)
+    uri = f"sqlite:///{workspace.mlflow_database}"
     mlflow.set_tracking_uri(uri)
     client = mlflow.MlflowClient(uri)
     experiment = client.get_experiment_by_name("clflow")
     assert experiment is not None
     runs = {run.data.tags.get("clflow.cell_key"): run for run in client.search_runs([experiment.experiment_id])}
     parent = runs.pop(None)
-    planned = cells.plan(load(finished / "params.yaml"), finished)
+    planned = plan_cells(load(workspace.params), workspace)
     assert runs.keys() == {cell.key for cell in planned}
     for cell in planned:
         run = runs[cell.key]
@@ -80,12 +85,12 @@ def test_every_cell_is_a_run_with_curves_metrics_and_a_model(finished: Path, mon
         [experiment.experiment_id], f"source_run_id = '{runs[cell.key].info.run_id}'", output_format="list"
     )
     model = mlflow.pyfunc.load_model(logged.model_uri)
-    scores = pd.read_csv(finished / "scores" / "folder" / cell.name / "scores.csv")
-    images = np.stack([np.asarray(Image.open(finished / "data" / "folder" / path)) for path in scores["path"]])
+    scores = pd.read_csv(workspace.score(cell) / "scores.csv")
+    images = np.stack([np.asarray(Image.open(workspace.data("folder") / path)) for path in scores["path"]])
     predicted = model.predict(images)
     assert predicted["score_maps"].shape == (len(scores), tiny.SIZE, tiny.SIZE)
     np.testing.assert_allclose(predicted["image_scores"], scores["image_score"], rtol=1e-5)
-    assert not list((finished / "mlruns").rglob("*.pkl"))
+    assert not list(workspace.mlflow_artifacts.rglob("*.pkl"))
 
 
 def test_second_repro_does_nothing(finished: Path):
@@ -110,21 +115,25 @@ def test_changed_image_retrains_its_category_only(continued: Path):
     result = run("dvc", "repro", "train@folder", cwd=workspace)
     assert result.returncode == 0, result.stdout
     after = trained(workspace)
-    assert {name for name in before if name in after} == {name for name in before if name.startswith("stripes")}
-    assert all(after[name] == before[name] for name in after if name in before)
-    assert len(after) == 4
+    assert {name: after[name] for name in before} == before  # also the cells of the former image, until `clflow gc`
+    new = after.keys() - before.keys()
+    assert len(new) == 2 and all(name.startswith("disc") for name in new)
 
 
-def test_removed_category_leaves_no_trace(continued: Path):
-    workspace = continued / "workspace"
+def test_removed_category_is_in_no_table_and_its_cells_stay(continued: Path):
+    workspace = Workspace(continued / "workspace")
+    before = trained(workspace.root)
     data = {"source": "source", "categories": ["stripes"]}
     tiny.write_params(continued / "tiny.yaml", tiny.params_tree(Path("source"), data__folder=data))
-    result = run("clflow", "benchmark", "--params", str(continued / "tiny.yaml"), "--workspace", str(workspace))
+    result = run("clflow", "benchmark", "--params", str(continued / "tiny.yaml"), "--workspace", str(workspace.root))
     assert result.returncode == 0, result.stdout
-    for name in ("leaderboard.csv", "cells.csv", "leaderboard.md"):
-        assert "disc" not in (workspace / "reports" / name).read_text()
-    for folder in ("data", "synthetic", "runs", "scores"):
-        assert not list((workspace / folder / "folder").glob("disc*"))
+    for path in (workspace.leaderboard_table, workspace.cells_table, workspace.leaderboard_page):
+        assert "disc" not in path.read_text() and "stripes" in path.read_text()
+    assert not list(workspace.data("folder").glob("disc*"))
+    assert not list(workspace.gallery.rglob("disc*"))
+    assert trained(workspace.root) == before
+    for folder in (workspace.synthetic("folder"), workspace.runs("folder"), workspace.scores("folder")):
+        assert list(folder.glob("disc*"))
 
 
 def test_what_a_person_can_mend_is_one_sentence_and_exit_code_2(
@@ -151,8 +160,9 @@ def test_what_a_person_can_mend_is_one_sentence_and_exit_code_2(
 def test_doctor_says_what_is_wrong(
     tmp_path: Path, tiny_source: Path, ray_session: None, capsys: pytest.CaptureFixture[str]
 ):
-    params = tmp_path / "params.yaml"
-    assert doctor.examine(load(tiny.write_params(params, tiny.params_tree(tiny_source))), tmp_path) == 0
+    workspace = Workspace(tmp_path)
+    params = workspace.params
+    assert doctor.examine(load(tiny.write_params(params, tiny.params_tree(tiny_source))), workspace) == 0
     assert "All is well." in capsys.readouterr().out
     changes = {
         "model__weights": str(tmp_path / "absent.pth"),

@@ -12,28 +12,36 @@ from ruamel.yaml import YAML
 
 from clflow.config.params import Params, load
 from pipelines.registry.locate import CHAMPION, registered_name, tracking_uri
-from pipelines.workspace import cells
 from pipelines.workspace.cells import Cell
+from pipelines.workspace.paths import Workspace
+from pipelines.workspace.plan import plan_cells
 from tests import tiny
 
 
 @dataclass(frozen=True)
 class Trained:
-    workspace: Path
+    workspace: Workspace
     params: Params
     cells: list[Cell]
 
     @classmethod
-    def of(cls, workspace: Path) -> Trained:
+    def of(cls, folder: Path) -> Trained:
         """From a finished workspace, whose limits of serving are lowered."""
-        tree = YAML(typ="safe").load(workspace / "params.yaml")
+        tree = YAML(typ="safe").load(Workspace(folder).params)
         tree["serving"] |= {"poll_seconds": 0.5, "body_mb": 1, "megapixels": 1}
-        params = load(tiny.write_params(workspace / "params.yaml", tree))
-        made = cls(workspace, params, [cell for cell in cells.plan(params, workspace) if cell.method == "clflow"])
+        tiny.write_params(Workspace(folder).params, tree)
+        made = cls.unregistered(folder)
         for category in tiny.CATEGORIES:
             made.client.create_registered_model(registered_name("folder", category))
             made.promote(category, made.register(category, made.logged_model(category)))
         return made
+
+    @classmethod
+    def unregistered(cls, folder: Path) -> Trained:
+        """The same, but as it is, and without registered models."""
+        workspace = Workspace(folder)
+        params = load(workspace.params)
+        return cls(workspace, params, [cell for cell in plan_cells(params, workspace) if cell.method == "clflow"])
 
     @property
     def client(self) -> MlflowClient:
@@ -45,17 +53,17 @@ class Trained:
 
     @property
     def images(self) -> Path:
-        return self.workspace / "data" / "folder"
+        return self.workspace.data("folder")
 
     def cell(self, category: str) -> Cell:
         (found,) = (cell for cell in self.cells if cell.category == category)
         return found
 
     def folder(self, category: str) -> Path:
-        return self.workspace / "runs" / "folder" / self.cell(category).name
+        return self.workspace.run(self.cell(category))
 
     def score_folder(self, category: str) -> Path:
-        return self.workspace / "scores" / "folder" / self.cell(category).name
+        return self.workspace.score(self.cell(category))
 
     def scores(self, category: str) -> pd.DataFrame:
         """What the stage ``evaluate`` stored."""

@@ -15,7 +15,6 @@ from clflow.data.catalogue import CATALOGUE
 from clflow.data.fetch import fetch
 from clflow.data.manifest import read_manifest
 from clflow.errors import DataError, ParameterError
-from clflow.files import cache_folder
 from tests.archives import pack_tar, pack_zip, sha256, write_btad, write_image, write_mvtec
 from tests.loopback import Mirror, serve
 
@@ -392,11 +391,3 @@ def test_unreadable_place_is_one_sentence(workspace: Workspace, mvtec: Path) -> 
     (workspace.root / "data").write_text("a file where a folder should be")
     with pytest.raises(DataError, match="Fetching mvtec_ad failed"):
         workspace.fetch("mvtec_ad", ["bottle"], mvtec)
-
-
-def test_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("CLFLOW_CACHE", str(tmp_path))
-    assert cache_folder() == tmp_path
-    monkeypatch.delenv("CLFLOW_CACHE")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert cache_folder() == tmp_path / ".cache" / "clflow"

@@ -12,9 +12,10 @@ from sklearn.datasets import load_sample_image
 from torch import nn
 
 from clflow.errors import ParameterError, WeightsError
-from clflow.features.backbone import Backbone, pretrained_model
+from clflow.features.backbone import Backbone, pretrained_model, require_identity, weights_identity
 from clflow.features.weights import Weights, find_weights
 from clflow.features.zoo import import_timm
+from clflow.files import file_sha256, write_json
 
 timm = import_timm()
 LITE0, LITE1, LITE2 = (f"tf_efficientnet_lite{i}" for i in range(3))
@@ -110,7 +111,7 @@ def test_local_file_is_loaded_and_may_lack_a_classifier(tmp_path: Path):
         expected = model.eval().forward_intermediates((images - backbone.mean) / backbone.std, indices=[2, 3])[1]
     for ours, theirs in zip(backbone(images), expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4 * float(theirs.max()))
-    assert weights.identity().startswith("sha256:")
+    assert weights_identity(weights) == f"file:{file_sha256(tmp_path / 'features.safetensors')}"
 
 
 def test_what_cannot_be_had_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -127,10 +128,38 @@ def test_what_cannot_be_had_is_an_error(tmp_path: Path, monkeypatch: pytest.Monk
 def test_unreachable_hub_is_an_error_and_not_random_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("CLFLOW_CACHE", str(tmp_path / "cache"))
+    weights = find_weights("resnet18.tv_in1k", "hub")
     with pytest.raises(WeightsError, match="the model hub"):
-        Backbone(find_weights("resnet18.tv_in1k", "hub"), (8,))
+        Backbone(weights, (8,))
+    with pytest.raises(WeightsError, match="the model hub"):
+        weights_identity(weights)
+    assert not (tmp_path / "cache").exists()
 
 
-def test_digest_names_the_tensors(lite0: Backbone):
+def test_digest_names_the_tensors_of_the_whole_model_but_for_its_classifier(lite0: Backbone, tmp_path: Path):
     assert lite0.digest() == Backbone(find_weights(LITE0, "offline"), (8, 16)).digest()
-    assert lite0.digest() != Backbone(find_weights(LITE0, "offline"), (8,)).digest()
+    assert lite0.digest() == Backbone(find_weights(LITE0, "offline"), (8,)).digest()
+    assert lite0.digest() != Backbone(find_weights(LITE1, "offline"), (8, 16)).digest()
+
+    def digest(state: dict[str, torch.Tensor]) -> str:
+        save_file(state, tmp_path / "some.safetensors")
+        return Backbone(find_weights("resnet10t", str(tmp_path / "some.safetensors")), (8,)).digest()
+
+    state = timm.create_model("resnet10t", pretrained=False).state_dict()
+    whole = digest(state)
+    assert digest(state | {"fc.bias": state["fc.bias"] + 1}) == whole
+    last = "layer4.0.conv1.weight"  # behind all strides that are used
+    assert digest(state | {last: state[last] + 1}) != whole
+
+
+def test_hub_weights_must_be_those_of_the_plan(lite0: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CLFLOW_CACHE", str(tmp_path))
+    hub = Weights(LITE0, None)
+    record = tmp_path / "weights" / f"{LITE0}-timm-{timm.__version__}.json"  # as an earlier plan has left it
+    write_json(record, {"digest": lite0.digest()})
+    assert weights_identity(hub) == f"tensors:{lite0.digest()}"
+    require_identity(lite0, hub, weights_identity(hub))
+    write_json(record, {"digest": "another"})
+    with pytest.raises(WeightsError, match=rf"not those of the plan.*remove {tmp_path / 'weights'}"):
+        require_identity(lite0, hub, weights_identity(hub))

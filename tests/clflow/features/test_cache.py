@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +18,27 @@ from PIL import Image
 from clflow.errors import DataError
 from clflow.features.cache import FeatureCache
 from clflow.features.extraction import FeatureGrid
+from clflow.files import TEMPORARY
 
-CPU = torch.device("cpu")
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+from filelock import FileLock
+from clflow.files import write_atomically
+path = Path(sys.argv[1])
+with FileLock(path.with_suffix(".lock")), write_atomically(path) as temporary:
+    temporary.write_bytes(b"half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+_HOLDER = """
+import sys
+from pathlib import Path
+from filelock import FileLock
+with FileLock(Path(sys.argv[1]).with_suffix(".lock")):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
 
 
 @pytest.fixture
@@ -25,39 +49,104 @@ def images(tmp_path: Path) -> list[Path]:
     return paths
 
 
+def cache_in(folder: Path, grid: FeatureGrid, budget_gb: float = 1, weights: str = "weights") -> FeatureCache:
+    return FeatureCache(folder, budget_gb, grid, weights, torch.device("cpu"))
+
+
+def arrays(folder: Path) -> list[Path]:
+    """In the order in which they were used last."""
+    return sorted(folder.glob("*.npy"), key=lambda path: path.stat().st_mtime_ns)
+
+
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Another process holds the lock of an array."""
+    command = [sys.executable, "-c", _HOLDER, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None and holder.stdin is not None
+        assert holder.stdout.readline() == "held\n"
+        yield
+        holder.stdin.close()
+
+
 def test_features_are_those_of_the_grid_and_computed_once(grid: FeatureGrid, images: list[Path], tmp_path: Path):
-    cache = FeatureCache(tmp_path / "cache", 1)
-    first = cache.get(grid, "identity", images, 64, CPU)
+    cache = cache_in(tmp_path / "cache", grid)
+    first = cache.get("content", images, 64)
     expected = grid.of_images(torch.from_numpy(np.stack([np.asarray(Image.open(path)) for path in images])))
     assert first.shape == (3, 8, 8, grid.channels)
     np.testing.assert_allclose(first, expected.numpy(), rtol=1e-3, atol=1e-3)
     for path in images:
         path.unlink()  # a second computation would need them
-    assert np.array_equal(first, cache.get(grid, "identity", images, 64, CPU))
+    assert np.array_equal(first, cache.get("content", images, 64))
 
 
-def test_another_identity_or_size_is_another_entry(grid: FeatureGrid, images: list[Path], tmp_path: Path):
-    cache = FeatureCache(tmp_path / "cache", 1)
-    cache.get(grid, "one", images, 64, CPU)
-    assert cache.get(grid, "one", images, 96, CPU).shape == (3, 12, 12, grid.channels)
-    assert len(cache.get(grid, "two", images[:2], 64, CPU)) == 2
+def test_other_content_size_features_or_weights_are_another_entry(
+    grid: FeatureGrid, images: list[Path], tmp_path: Path
+):
+    cache = cache_in(tmp_path / "cache", grid)
+    cache.get("one", images, 64)
+    assert cache.get("one", images, 96).shape == (3, 12, 12, grid.channels)
+    assert len(cache.get("two", images[:2], 64)) == 2
+    assert len(cache_in(tmp_path / "cache", grid, weights="others").get("one", images[:2], 64)) == 2
+    pooled = FeatureGrid(grid.backbone, grid.grid, pool=3)
+    assert len(cache_in(tmp_path / "cache", pooled).get("one", images[:2], 64)) == 2
+    assert len(cache.get("one", images[:2], 64)) == 3
 
 
 def test_least_recently_used_entry_makes_room(grid: FeatureGrid, images: list[Path], tmp_path: Path):
     folder = tmp_path / "cache"
-    size = FeatureCache(folder, 1).get(grid, "a", images, 64, CPU).nbytes
-    cache = FeatureCache(folder, 2.5 * size / 1e9)
-    cache.get(grid, "b", images, 64, CPU)
+    size = cache_in(folder, grid).get("a", images, 64).nbytes
+    cache = cache_in(folder, grid, 2.5 * size / 1e9)
+    cache.get("b", images, 64)
     for age, path in enumerate(sorted(folder.glob("*.npy"))):
         os.utime(path, (age, age))
     old, recent = sorted(folder.glob("*.npy"))
-    cache.get(grid, "c", images, 64, CPU)
+    cache.get("c", images, 64)
     assert not old.exists() and recent.exists()
     assert len(list(folder.glob("*.npy"))) == 2
+
+
+def test_array_whose_lock_is_held_is_not_evicted(grid: FeatureGrid, images: list[Path], tmp_path: Path):
+    folder = tmp_path / "cache"
+    size = cache_in(folder, grid).get("a", images, 64).nbytes
+    (first,) = arrays(folder)
+    cache = cache_in(folder, grid, 1.5 * size / 1e9)
+    with held(first):
+        cache.get("b", images, 64)
+        assert first.exists()
+    cache.get("c", images, 64)
+    assert not first.exists() and len(arrays(folder)) == 1
+
+
+def test_mapped_array_survives_its_eviction(grid: FeatureGrid, images: list[Path], tmp_path: Path):
+    expected = np.array(cache_in(tmp_path / "elsewhere", grid).get("a", images, 64))
+    cache = cache_in(tmp_path / "cache", grid, 1.5 * expected.nbytes / 1e9)
+    mapped = cache.get("a", images, 64)
+    (path,) = arrays(tmp_path / "cache")
+    cache.get("b", images, 64)
+    assert not path.exists()
+    assert isinstance(mapped, np.memmap)
+    assert np.array_equal(mapped, expected)
+
+
+def test_half_written_files_of_killed_processes_are_swept(grid: FeatureGrid, images: list[Path], tmp_path: Path):
+    folder = tmp_path / "cache"
+    cache = cache_in(folder, grid)
+    for name in ("live", "dead"):
+        killed = subprocess.run([sys.executable, "-c", _KILLED, str(folder / f"{name}.npy")], check=False)
+        assert killed.returncode == -signal.SIGKILL
+    halves = sorted(folder.glob(f"{TEMPORARY}*"))
+    assert len(halves) == 2
+    with held(folder / "live.npy"):  # another process is writing it
+        cache.get("a", images, 64)
+        assert [path.name.split("-")[1] for path in folder.glob(f"{TEMPORARY}*")] == ["live.npy"]
+    cache.get("b", images, 64)
+    assert not list(folder.glob(f"{TEMPORARY}*"))
+    assert len(arrays(folder)) == 2
 
 
 def test_damaged_image_leaves_nothing_behind(grid: FeatureGrid, images: list[Path], tmp_path: Path):
     images[2].write_bytes(b"not an image")
     with pytest.raises(DataError, match=r"2\.png"):
-        FeatureCache(tmp_path / "cache", 1).get(grid, "broken", images, 64, CPU)
+        cache_in(tmp_path / "cache", grid).get("broken", images, 64)
     assert not [path for path in (tmp_path / "cache").iterdir() if path.suffix != ".lock"]

@@ -10,32 +10,37 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from clflow.methods.peers import farthest_points
 
-from clflow.config.params import Params, load
+from clflow.config.params import Override, Params, load
 from clflow.data.images import read_image
 from clflow.data.layout import scan
 from clflow.data.manifest import category_rows
 from clflow.errors import ParameterError
+from clflow.features.backbone import weights_identity
 from clflow.features.cache import FeatureCache
 from clflow.features.extraction import Features
 from clflow.features.weights import find_weights
 from clflow.methods.loading import load_detector
+from clflow.methods.patchcore import farthest_points
 from clflow.methods.protocol import Method
 from clflow.methods.registry import METHODS, find_method
 from clflow.model.detector import Detector
 from clflow.synthesis.category import synthesize_category
-from clflow.training.data import FitData, load_fit_data
+from clflow.training.data import CategoryFiles, FitData, load_fit_data
 from clflow.training.validation import score_features
 from clflow.training.worker import Worker, run
 from tests import tiny
+from tests.clflow.methods.recording import recording
 
 ALONE = Worker.single(torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
 def params(tiny_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Params:
-    tree = tiny.params_tree(tiny_source, train__steps=60, train__eval_points=2)
+    """All losses are on, so that a method that has them reads the parameters of each."""
+    tree = tiny.params_tree(tiny_source, train__steps=60, train__eval_points=2, loss__proxy=0.1)
+    weights = ("hardest", "contrast", "likelihood_margin", "proxy", "near_anomaly_normals")
+    assert all(tree["loss"][name] > 0 for name in weights)
     return load(tiny.write_params(tmp_path_factory.mktemp("params") / "params.yaml", tree))
 
 
@@ -64,12 +69,17 @@ def scenes(tiny_source: Path) -> tuple[torch.Tensor, torch.Tensor]:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A method with all that it needs to train on the tiny dataset."""
+    """A method with all that it needs to train on the tiny dataset.
+
+    Attributes:
+        read: the parameters that features, data and trainings of these ``params`` have read so far.
+    """
 
     method: Method
     features: Features
     data: FitData
     params: Params
+    read: set[str]
 
     def fit(self, seed: int = 0) -> tuple[Detector, list[dict[str, float]], list[dict[str, float]]]:
         """The detector, its learning curves, and what was reported."""
@@ -78,11 +88,10 @@ class Prepared:
         return *run(training, lambda point, save: points.append(point)), points
 
     def elsewhere(self) -> Prepared:
-        """The same with other parameters in all sections that the method does not name."""
-        loss = self.params.loss.model_copy(update={"contrast": 0.7, "start": 0.1})
-        train = self.params.train.model_copy(update={"steps": 3, "learning_rate": 0.5})
-        other = {name: part for name, part in (("loss", loss), ("train", train)) if name not in self.method.sections}
-        return replace(self, params=self.params.model_copy(update=other))
+        """The same with other values of some parameters that the method does not name."""
+        others = {"loss.contrast": 0.7, "loss.start": 0.1, "train.steps": 3, "train.learning_rate": 0.5}
+        unnamed = {name: value for name, value in others.items() if name not in self.method.parameters}
+        return replace(self, params=self.params.merged(Override.of(unnamed), where="elsewhere"))
 
 
 @pytest.fixture(scope="module", params=METHODS)
@@ -94,10 +103,13 @@ def prepared(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Prepared:
     method = find_method(request.param)
-    features = method.features(find_weights(params.model.backbone, params.model.weights), params.model)
-    cache = FeatureCache(tmp_path_factory.mktemp("cache"), 1)
-    data = load_fit_data(features, rows(tiny_source), tiny_source, synthetic, params, cache, "offline", ALONE.device)
-    return Prepared(method, features, data, params)
+    weights = find_weights(params.model.backbone, params.model.weights)
+    read: set[str] = set()
+    params = recording(params, read)
+    features = method.features(weights, params.model)
+    cache = FeatureCache(tmp_path_factory.mktemp("cache"), 1, features, weights_identity(weights), ALONE.device)
+    data = load_fit_data(CategoryFiles(rows(tiny_source), tiny_source, synthetic), params, cache)
+    return Prepared(method, features, data, params, read)
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +128,13 @@ class TestMethod:
         assert bad.min() > good.max()
         assert maps.isfinite().all() and maps.ndim == 3
 
-    def test_seed_and_named_sections_determine_scores(self, prepared, detector, scenes):
+    def test_its_parameters_are_exactly_those_that_are_read(self, prepared, fitted):
+        # The worker of a cell reads these: into how many processes it is split, and what it keeps of their training.
+        of_the_worker = {"resources.workers_per_cell", "train.keep_eval_weights"}
+        assert len(set(prepared.method.parameters)) == len(prepared.method.parameters)
+        assert prepared.read == set(prepared.method.parameters) - of_the_worker
+
+    def test_seed_and_named_parameters_determine_scores(self, prepared, detector, scenes):
         again, other = (prepared.elsewhere().fit(seed)[0](scenes[0])[0] for seed in (0, 1))
         assert torch.equal(detector(scenes[0])[0], again)
         assert not torch.equal(again, other)

@@ -14,8 +14,10 @@ from clflow.config.params import Params, load
 from clflow.config.schema import Loss, Model, Train
 from clflow.errors import DataError, DivergenceError
 from clflow.features.cache import FeatureCache
-from clflow.training.data import FitData, load_fit_data
-from clflow.training.loop import fit
+from clflow.features.extraction import FeatureGrid
+from clflow.training.data import CategoryFiles, FitData, load_fit_data
+from clflow.training.loop import fit, likelihood_alone
+from clflow.training.sampler import Sampler
 from clflow.training.validation import score_features, thresholds
 from clflow.training.worker import Save, Worker, run
 
@@ -116,7 +118,7 @@ def test_resumed_run_equals_an_uninterrupted_one(data: FitData, model: Model, lo
 def test_synthetic_anomalies_are_learned_only_where_their_losses_are_on(
     data: FitData, model: Model, loss: Loss, train: Train
 ):
-    plain = loss.likelihood_alone()
+    plain = likelihood_alone(loss)
     poisoned = FitData(**{**vars(data), "synthetic": np.full_like(data.synthetic, np.nan)})
     flow, history = run(fit(poisoned, model, plain, train, 0, ALONE), ignore)
     assert same(flow, run(fit(data, model, plain, train, 0, ALONE), ignore)[0])
@@ -196,11 +198,9 @@ def test_divergence_says_so(data: FitData, model: Model, loss: Loss, train: Trai
 
 
 def test_two_workers_share_the_batch_of_one(data: FitData, train: Train):
-    from clflow.training.loop import _Batches
-
-    alone = _Batches(data, train, 0, ALONE).draw(3, pairs=True)
+    alone = Sampler(data, train, 0, ALONE).draw(3, pairs=True)
     shares = [
-        _Batches(data, train, 0, Worker(rank, 2, ALONE.device, ALONE.parallel)).draw(3, pairs=True) for rank in (0, 1)
+        Sampler(data, train, 0, Worker(rank, 2, ALONE.device, ALONE.parallel)).draw(3, pairs=True) for rank in (0, 1)
     ]
     assert sum(share.normals for share in shares) == alone.normals
     assert sum(share.pairs for share in shares) == alone.pairs
@@ -208,12 +208,12 @@ def test_two_workers_share_the_batch_of_one(data: FitData, train: Train):
     assert torch.equal(rows.sum(1).sort().values, alone.features.sum(1).sort().values)
 
 
-def test_test_rows_never_reach_training(params: Params, tmp_path: Path):
+def test_test_rows_never_reach_training(params: Params, grid: FeatureGrid, tmp_path: Path):
     rows = pd.DataFrame({"split": ["train", "test"], "label": [0, 0], "path": ["a", "b"]})
-    cache = FeatureCache(tmp_path / "cache", 1)
+    cache = FeatureCache(tmp_path / "cache", 1, grid, "weights", ALONE.device)
     for wrong in (rows, rows.assign(split="train", label=[0, 1])):
         with pytest.raises(DataError, match="only normal training images"):
-            load_fit_data(None, wrong, tmp_path, tmp_path, params, cache, "", ALONE.device)  # pyright: ignore[reportArgumentType]
+            load_fit_data(CategoryFiles(wrong, tmp_path, tmp_path), params, cache)
 
 
 def test_bfloat16_is_left_alone_where_the_processor_would_emulate_it(

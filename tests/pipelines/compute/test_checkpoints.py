@@ -10,6 +10,7 @@ from clflow.config.params import load
 from clflow.errors import DataError
 from pipelines.compute.checkpoints import Checkpoints
 from pipelines.compute.cluster import storage_path
+from pipelines.workspace.paths import Workspace
 from tests import tiny
 
 
@@ -55,7 +56,7 @@ def test_one_of_nothing_is_kept_too(storage: str):
 )
 def test_storage_is_relative_to_the_workspace(given: str, meant: str):
     resources = load(tiny.ROOT / "pipelines" / "demo.yaml").resources.model_copy(update={"storage": given})
-    assert storage_path(resources, Path("/parts")) == meant
+    assert storage_path(resources, Workspace(Path("/parts"))) == meant
 
 
 def test_half_written_one_is_not_seen_and_gives_way(storage: str, tmp_path: Path):

@@ -11,6 +11,7 @@ import pytest
 
 from clflow.config.params import load
 from pipelines.stages import fetch, synthesize
+from pipelines.workspace.paths import Workspace
 from tests import tiny
 from tests.loopback import free_port
 from tests.pipelines.command import BIN, environment, run
@@ -52,26 +53,26 @@ def address(home: Path) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def workspace(tiny_source: Path, address: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    workspace = tmp_path_factory.mktemp("workspace")
+def workspace(tiny_source: Path, address: str, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    workspace = Workspace(tmp_path_factory.mktemp("workspace"))
     changes = {"benchmark__methods": ["clflow"], "resources__cluster": address}
-    params = load(tiny.write_params(workspace / "params.yaml", tiny.params_tree(tiny_source, **changes)))
+    params = load(tiny.write_params(workspace.params, tiny.params_tree(tiny_source, **changes)))
     fetch.run(params, "folder", workspace)
     synthesize.run(params, "folder", workspace)
     return workspace
 
 
-def test_cluster_that_is_not_shown_its_token_is_one_sentence(workspace: Path, address: str, home: Path):
+def test_cluster_that_is_not_shown_its_token_is_one_sentence(workspace: Workspace, address: str, home: Path):
     # Ray tries once a second, 20 times if it is not told otherwise.
     unshown = {"HOME": str(home), "RAY_AUTH_MODE": "disabled", "RAY_NUM_REDIS_GET_RETRIES": "1"}
-    trained = run("clflow", "train", "--dataset", "folder", cwd=workspace, **unshown)
+    trained = run("clflow", "train", "--dataset", "folder", cwd=workspace.root, **unshown)
     assert trained.returncode == 2
     said = trained.stdout.splitlines()[-1]
     assert said.startswith(f"error: no Ray cluster answers at resources.cluster '{address}'")
     assert "set RAY_AUTH_MODE=token" in said
 
 
-def test_cells_are_trained_on_a_cluster(workspace: Path, home: Path):
-    done = run("clflow", "train", "--dataset", "folder", cwd=workspace, HOME=str(home), RAY_AUTH_MODE="token")
+def test_cells_are_trained_on_a_cluster(workspace: Workspace, home: Path):
+    done = run("clflow", "train", "--dataset", "folder", cwd=workspace.root, HOME=str(home), RAY_AUTH_MODE="token")
     assert done.returncode == 0, done.stdout
-    assert len(list(workspace.glob("runs/folder/*/cell.json"))) == len(tiny.CATEGORIES)
+    assert len(list(workspace.runs("folder").glob("*/cell.json"))) == len(tiny.CATEGORIES)

@@ -11,6 +11,7 @@ from clflow.config.params import load
 from clflow.errors import ClflowError
 from clflow.files import read_json
 from pipelines.costs import accelerator
+from pipelines.workspace.paths import Workspace
 from tests.pipelines.trained import Trained
 
 ROOT = Path(__file__).parents[3]
@@ -20,7 +21,7 @@ ROOT = Path(__file__).parents[3]
 def test_without_an_accelerator_nothing_is_measured(tmp_path: Path) -> None:
     params = load(ROOT / "pipelines" / "demo.yaml")
     with pytest.raises(ClflowError, match="no CUDA device"):
-        accelerator.run(params, "demo", ["gear"], tmp_path, tmp_path / "out")
+        accelerator.run(params, "demo", ["gear"], Workspace(tmp_path), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

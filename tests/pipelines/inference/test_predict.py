@@ -78,7 +78,7 @@ def test_heat_map_has_the_proportions_of_its_image(trained: Trained, tmp_path: P
 def test_model_of_the_registry_predicts_the_same(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    monkeypatch.chdir(trained.workspace)  # where mlflow.db lies
+    monkeypatch.chdir(trained.workspace.root)  # where mlflow.db lies
     images = str(trained.images / "disc" / "test" / "*" / "00[0-3].png")
     predict.run(f"models:/{DISC}@champion", images, tmp_path, "parquet")
     table, expected = pd.read_parquet(tmp_path / "scores.parquet"), stored(trained)

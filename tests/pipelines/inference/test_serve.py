@@ -69,7 +69,7 @@ class Endpoint:
 
 
 def command(trained: Trained, *options: str) -> list[str]:
-    params = str(trained.workspace / "params.yaml")
+    params = str(trained.workspace.params)
     return [str(BIN / "clflow"), "serve", "--dataset", "folder", "--params", params, *options]
 
 
@@ -263,7 +263,7 @@ def test_champion_that_cannot_be_loaded_leaves_the_old_one(endpoint: Endpoint, t
 
 
 def test_registry_that_is_away_stops_nothing(endpoint: Endpoint):
-    database = endpoint.trained.workspace / "mlflow.db"
+    database = endpoint.trained.workspace.mlflow_database
     away = database.rename(database.with_suffix(".away"))
     try:
         endpoint.wait_until(lambda: endpoint.model("stripes")["problem"] is not None)
@@ -333,8 +333,6 @@ def test_end_leaves_scores_but_no_processes(endpoint: Endpoint):
     assert not alive
     output = endpoint.log.read_text()
     assert output.splitlines()[-1] == "stopping" and "Traceback" not in output
-    watched = Watch.read(
-        endpoint.trained.workspace / "watch" / Model.of_folder(endpoint.trained.folder("disc")).file_name
-    )
+    watched = Watch.read(endpoint.trained.workspace.watch / Model.of_folder(endpoint.trained.folder("disc")).file_name)
     assert 0 < watched.statistics.count <= count
     assert watched.recent[-1] == pytest.approx(score_of(endpoint.trained.folder("disc"), defect(endpoint.trained)))

@@ -19,7 +19,9 @@ from clflow.files import read_json
 from pipelines.benchmark import prepare
 from pipelines.search.study import OBJECTIVE, Record, Search, best, present_values, write_found
 from pipelines.stages import fetch, synthesize, tune
-from pipelines.workspace import cells
+from pipelines.workspace.cells import MARKER
+from pipelines.workspace.paths import Workspace
+from pipelines.workspace.plan import Plan, plan_cells
 from tests import tiny
 from tests.pipelines.command import BIN, run
 from tests.waiting import wait_until
@@ -31,28 +33,32 @@ SPACE = {
 }
 
 
-def write(workspace: Path, source: Path, space: dict[str, Any] = SPACE, **changes: Any) -> Params:
+def write(workspace: Workspace, source: Path, space: dict[str, Any] = SPACE, **changes: Any) -> Params:
     """The workspace's parameters."""
     tree = tiny.params_tree(source, tune__space=space, **{"tune__grace": 1, **changes})
-    return load(tiny.write_params(workspace / "params.yaml", tree))
+    return load(tiny.write_params(workspace.params, tree))
 
 
 @pytest.fixture(scope="module")
-def prepared(tiny_source: Path, ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def prepared(tiny_source: Path, ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """A workspace that has everything but its test images; copied by every test."""
-    workspace = tmp_path_factory.mktemp("search")
+    workspace = Workspace(tmp_path_factory.mktemp("search"))
     params = write(workspace, tiny_source)
     fetch.run(params, "folder", workspace)
     synthesize.run(params, "folder", workspace)
     for category in tiny.CATEGORIES:
-        shutil.rmtree(workspace / "data" / "folder" / category / "test")
-        shutil.rmtree(workspace / "data" / "folder" / category / "ground_truth")
+        shutil.rmtree(workspace.data("folder") / category / "test")
+        shutil.rmtree(workspace.data("folder") / category / "ground_truth")
     return workspace
 
 
 @pytest.fixture
-def workspace(prepared: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(prepared, tmp_path / "workspace"))
+def workspace(prepared: Workspace, tmp_path: Path) -> Workspace:
+    return Workspace(shutil.copytree(prepared.root, tmp_path / "workspace"))
+
+
+def search_of(params: Params, workspace: Workspace, categories: tuple[str, ...] = tiny.CATEGORIES) -> Search:
+    return Search.of(Plan(params, "folder", workspace), categories)
 
 
 def record(number: int, state: Any, objective: float, **values: Any) -> Record:
@@ -72,33 +78,34 @@ def test_best_is_the_first_of_the_highest_that_were_trained_to_the_end():
     assert best(trials[1:2]) is None
 
 
-def test_what_is_found_is_trained_beside_the_default(workspace: Path, tiny_source: Path):
+def test_what_is_found_is_trained_beside_the_default(workspace: Workspace, tiny_source: Path):
     params = write(workspace, tiny_source, benchmark__methods=["clflow"])
-    plain = cells.plan(params, workspace)
-    search = Search.plan(params, "folder", tiny.CATEGORIES, workspace)
+    plain = plan_cells(params, workspace)
+    search = search_of(params, workspace)
     search.keep(record(0, "finished", 0.7, **present_values(params)))
     search.keep(record(1, "finished", 0.8, **{"loss.contrast": 1.0, "model.coupling_steps": 3}))
-    write_found([search], False, params, workspace / "tuned" / "folder.yaml")
-    table = pd.read_csv(workspace / "tuned" / "folder.csv")
+    target = workspace.tuned("folder")
+    write_found([search], False, params, target)
+    table = pd.read_csv(target.with_suffix(".csv"))
     assert table[OBJECTIVE].tolist() == [0.7, 0.8]
 
     methods = ["clflow", "clflow-tuned"]
     tree = tiny.params_tree(tiny_source, tune__space=SPACE, tune__grace=1, benchmark__methods=methods)
     tree["tuned"] = "tuned/folder.yaml"
-    both = load(tiny.write_params(workspace / "params.yaml", tree))
-    planned = cells.plan(both, workspace)
+    both = load(tiny.write_params(workspace.params, tree))
+    planned = plan_cells(both, workspace)
     assert [cell for cell in planned if cell.method == "clflow"] == plain
     assert len({cell.key for cell in planned}) == 2 * len(plain)
     own = both.for_category("folder", "disc", "clflow-tuned")
     assert (own.loss.contrast, own.model.coupling_steps) == (1.0, 3)
     assert own.train == params.train
     # A search begins from what the file says without what an earlier search found.
-    assert Search.plan(both, "folder", tiny.CATEGORIES, workspace).key == search.key
+    assert search_of(both, workspace).key == search.key
 
 
-def test_a_search_is_named_by_all_that_determines_its_trials(workspace: Path, tiny_source: Path):
+def test_a_search_is_named_by_all_that_determines_its_trials(workspace: Workspace, tiny_source: Path):
     def key(categories: tuple[str, ...] = tiny.CATEGORIES, **changes: Any) -> str:
-        return Search.plan(write(workspace, tiny_source, **changes), "folder", categories, workspace).key
+        return search_of(write(workspace, tiny_source, **changes), workspace, categories).key
 
     assert key(tune__trials=99, tune__timeout=5.0, benchmark__seeds=[7]) == key()
     others = [
@@ -111,7 +118,7 @@ def test_a_search_is_named_by_all_that_determines_its_trials(workspace: Path, ti
     assert len({key(), *others}) == 1 + len(others)
 
 
-def test_what_cannot_be_searched_is_one_sentence(workspace: Path, tiny_source: Path):
+def test_what_cannot_be_searched_is_one_sentence(workspace: Workspace, tiny_source: Path):
     params = write(workspace, tiny_source, {"loss.contrast": {"uniform": [0.5, 1.0]}})
     with pytest.raises(ParameterError, match=r"tune\.space\.loss\.contrast does not contain the present value 0\.1"):
         tune.run(params, "folder", workspace)
@@ -119,11 +126,11 @@ def test_what_cannot_be_searched_is_one_sentence(workspace: Path, tiny_source: P
         tune.run(write(workspace, tiny_source), "folder", workspace, ("disk",))
 
 
-def test_killed_search_goes_on_and_may_be_asked_for_more(workspace: Path, tiny_source: Path):
+def test_killed_search_goes_on_and_may_be_asked_for_more(workspace: Workspace, tiny_source: Path):
     params = write(workspace, tiny_source, tune__trials=5, train__steps=200, train__eval_points=4)
-    search = Search.plan(params, "folder", tiny.CATEGORIES, workspace)
+    search = search_of(params, workspace)
     command = [str(BIN / "clflow"), "tune", "--dataset", "folder"]
-    process = subprocess.Popen(command, cwd=workspace, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(command, cwd=workspace.root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     wait_until(lambda: len(search.records()) >= 2, process)
     process.send_signal(signal.SIGKILL)
     process.communicate()
@@ -144,12 +151,12 @@ def test_killed_search_goes_on_and_may_be_asked_for_more(workspace: Path, tiny_s
     assert winner is not None
     tree = tiny.params_tree(tiny_source, benchmark__methods=["clflow-tuned"], tune__space=SPACE)
     tree["tuned"] = str(target)
-    tuned = load(tiny.write_params(workspace / "with.yaml", tree)).for_category("folder", "disc", "clflow-tuned")
+    tuned = load(tiny.write_params(workspace.root / "with.yaml", tree)).for_category("folder", "disc", "clflow-tuned")
     assert tuned.train.learning_rate == winner.values["train.learning_rate"]
 
     tune.run(params, "folder", workspace, trials=6)  # MLflow must not get a trial twice, either
     assert len(search.records()) == 6
-    client = mlflow.MlflowClient(f"sqlite:///{workspace / 'mlflow.db'}")
+    client = mlflow.MlflowClient(f"sqlite:///{workspace.mlflow_database}")
     experiment = client.get_experiment_by_name("clflow")
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id])
@@ -163,22 +170,22 @@ def test_killed_search_goes_on_and_may_be_asked_for_more(workspace: Path, tiny_s
         assert logged[r.number].data.params["train.learning_rate"] == str(r.values["train.learning_rate"])
 
 
-def test_each_category_alone_survives_trials_that_diverge(workspace: Path, tiny_source: Path):
+def test_each_category_alone_survives_trials_that_diverge(workspace: Workspace, tiny_source: Path):
     space = {"train.learning_rate": {"choice": [0.01, 1e29, 1e30, 1e31]}}
     params = write(workspace, tiny_source, space, tune__trials=4)
     target = tune.run(params, "folder", workspace, each=True)
     for category in tiny.CATEGORIES:
-        records = Search.plan(params, "folder", (category,), workspace).records()
+        records = search_of(params, workspace, (category,)).records()
         assert [r.state for r in records if r.values["train.learning_rate"] > 1] == ["failed"] * (len(records) - 1)
         assert "diverged" in str(records[-1].error)
     tree = tiny.params_tree(tiny_source, benchmark__methods=["clflow-tuned"])
     tree["tuned"] = str(target)
-    tuned = load(tiny.write_params(workspace / "with.yaml", tree))
+    tuned = load(tiny.write_params(workspace.root / "with.yaml", tree))
     assert all(tuned.is_tuned_alone("folder", category, "clflow-tuned") for category in tiny.CATEGORIES)
     assert tuned.for_category("folder", "disc", "clflow-tuned").train.learning_rate == 0.01
 
 
-def test_search_without_any_result_is_an_error(workspace: Path, tiny_source: Path):
+def test_search_without_any_result_is_an_error(workspace: Workspace, tiny_source: Path):
     params = write(
         workspace,
         tiny_source,
@@ -188,33 +195,33 @@ def test_search_without_any_result_is_an_error(workspace: Path, tiny_source: Pat
     )
     with pytest.raises(ClflowError, match=r"no trial of folder \(disc, stripes\) finished: training diverged"):
         tune.run(params, "folder", workspace)
-    assert not (workspace / "tuned" / "folder.yaml").exists()
+    assert not workspace.tuned("folder").exists()
 
 
-def test_trials_that_the_timeout_cuts_are_not_remembered(workspace: Path, tiny_source: Path):
+def test_trials_that_the_timeout_cuts_are_not_remembered(workspace: Workspace, tiny_source: Path):
     params = write(workspace, tiny_source, tune__trials=2, train__steps=20000, train__eval_points=2, tune__timeout=0.1)
     with pytest.raises(ClflowError, match="give it more time"):
         tune.run(params, "folder", workspace)
-    assert Search.plan(params, "folder", tiny.CATEGORIES, workspace).records() == []
+    assert search_of(params, workspace).records() == []
 
 
 def test_stage_searches_and_training_takes_what_it_found(tiny_source: Path, tmp_path: Path):
     one = {"source": str(tiny_source), "categories": ["disc"]}
     changes = {"data__folder": one, "tune__space": SPACE, "tune__trials": 2, "tune__datasets": ["folder"]}
-    workspace = tmp_path / "workspace"
+    workspace = Workspace(tmp_path / "workspace")
 
     def reproduce(tree: dict[str, Any], *targets: str) -> None:
-        prepare(tiny.write_params(tmp_path / "tiny.yaml", tree), workspace)
-        result = run("dvc", "repro", *targets, cwd=workspace)
+        prepare(tiny.write_params(tmp_path / "tiny.yaml", tree), workspace.root)
+        result = run("dvc", "repro", *targets, cwd=workspace.root)
         assert result.returncode == 0, result.stdout
 
     reproduce(tiny.params_tree(tiny_source, benchmark__methods=["clflow"], **changes), "tune@folder")
-    found = (workspace / "tuned" / "folder.yaml").read_text()
+    found = workspace.tuned("folder").read_text()
     tree = tiny.params_tree(tiny_source, benchmark__methods=["clflow", "clflow-tuned"], **changes)
     reproduce(tree | {"tuned": "workspace/tuned/folder.yaml"}, "train@folder")
-    assert (workspace / "tuned" / "folder.yaml").read_text() == found
-    records = [read_json(path) for path in (workspace / "runs" / "folder").glob("*/cell.json")]
-    learned = {record["method"]: record["train"]["learning_rate"] for record in records}
+    assert workspace.tuned("folder").read_text() == found
+    records = [read_json(path) for path in workspace.runs("folder").glob(f"*/{MARKER}")]
+    learned = {record["method"]: record["inputs"]["parameters"]["train.learning_rate"] for record in records}
     assert learned == {
         "clflow": tree["train"]["learning_rate"],
         "clflow-tuned": YAML(typ="safe").load(found)["parameters"]["train"]["learning_rate"],

@@ -1,6 +1,5 @@
 """Tables from hand-made scores: columns, means and deviations by hand, refusals that name the cell."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -9,18 +8,21 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from clflow.errors import CellError, DataError
-from clflow.files import fingerprint
+from clflow.files import fingerprint, read_json, write_json
 from clflow.metrics import METRICS, PIXEL_METRICS
-from pipelines.stages.aggregate import CELL_COLUMNS, aggregate, cells_of, leaderboard, read_scores, read_table
+from pipelines.reporting.tables import leaderboard
+from pipelines.stages.aggregate import aggregate
+from pipelines.workspace.cells import SCORED
+from pipelines.workspace.results import CELL_COLUMNS, cells_of, read_scores, read_table
 from tests.pipelines.scored import Scored
 
 
 @pytest.fixture(scope="module")
 def aggregated(tmp_path_factory: pytest.TempPathFactory) -> Scored:
     """Two categories, two methods, two seeds; aggregated by two processes."""
-    workspace = tmp_path_factory.mktemp("workspace")
-    scored = Scored.make(workspace, categories=("nut", "01"), methods=("clflow", "fastflow"), seeds=(3, 0))
-    aggregate(scored.cells, scored.params, workspace)
+    folder = tmp_path_factory.mktemp("workspace")
+    scored = Scored.make(folder, categories=("nut", "01"), methods=("clflow", "fastflow"), seeds=(3, 0))
+    aggregate(scored.cells, scored.params, scored.workspace)
     return scored
 
 
@@ -37,8 +39,9 @@ def table_of(rows: list[tuple[str, str, int, float]]) -> pd.DataFrame:
             {
                 **{"dataset": "d", "category": category, "method": method, "seed": seed, "train_images": 9},
                 **dict.fromkeys(METRICS, value),
+                **{"false_alarms": 0.25, "misses": value / 2},
                 **{"train_seconds": 10.0 * seed, "params_added": 7, "inference_ms": 3.0, "key": "k", "commit": "c"},
-                **{"data_hash": "h", "tuned": False},
+                **{"data_hash": "h", "tuned": False, "device": "cpu AVX2", "arithmetic": "float32"},
             }
             for category, method, seed, value in rows
         ],
@@ -47,7 +50,7 @@ def table_of(rows: list[tuple[str, str, int, float]]) -> pd.DataFrame:
 
 
 def test_leaderboard_has_exactly_the_promised_columns_and_rows(aggregated: Scored) -> None:
-    board = read_table(aggregated.workspace / "reports" / "leaderboard.csv")
+    board = read_table(aggregated.workspace.leaderboard_table)
     assert list(board.columns) == [
         "dataset", "category", "method", "n_seeds",
         "image_auroc_mean", "image_auroc_std", "image_ap_mean", "image_ap_std",
@@ -55,6 +58,7 @@ def test_leaderboard_has_exactly_the_promised_columns_and_rows(aggregated: Score
         "pixel_auroc_mean", "pixel_auroc_std", "pixel_ap_mean", "pixel_ap_std",
         "pixel_f1max_mean", "pixel_f1max_std",
         "aupro_30_mean", "aupro_30_std", "aupro_05_mean", "aupro_05_std",
+        "false_alarms", "misses",
         "train_seconds", "params_added", "inference_ms",
     ]  # fmt: skip
     assert board[["category", "method"]].to_numpy().tolist() == [
@@ -72,6 +76,8 @@ def test_means_and_deviations_by_hand() -> None:
     deviations = {"a": 0.1 / 2**0.5, "b": 0.3 / 2**0.5, "mean": 0.2 / 2**0.5}
     assert board["aupro_05_std"].to_dict() == pytest.approx(deviations)
     assert board["train_seconds"].to_dict() == {"a": 5.0, "b": 5.0, "mean": 5.0}
+    assert board["false_alarms"].to_dict() == {"a": 0.25, "b": 0.25, "mean": 0.25}
+    assert board["misses"].to_dict() == pytest.approx({"a": 0.425, "b": 0.275, "mean": 0.35})
     assert board["params_added"].to_dict() == {"a": 7.0, "b": 7.0, "mean": 7.0}
 
 
@@ -93,13 +99,18 @@ def test_a_seed_that_lacks_a_category_is_left_out_of_the_mean_over_categories() 
 
 
 def test_cells_carry_recomputed_metrics_and_provenance(aggregated: Scored) -> None:
-    table = read_table(aggregated.workspace / "reports" / "cells.csv")
+    table = read_table(aggregated.workspace.cells_table)
     assert tuple(table.columns) == CELL_COLUMNS
     assert cells_of(table) == aggregated.cells
     first = table.iloc[0]
     scores, _ = read_scores(aggregated.cells[0], aggregated.workspace)
     assert first["image_auroc"] == pytest.approx(roc_auc_score(scores["label"], scores["image_score"]))
     assert (first["commit"], first["params_added"], first["tuned"]) == ("0123", 123456, True)
+    assert (first["device"], first["arithmetic"]) == ("cpu AVX2", "float32")
+    anomalous = scores["image_score"] > 0.5  # the threshold that is stored with the cell
+    assert first["false_alarms"] == pytest.approx(anomalous[scores["label"] == 0].mean())
+    assert first["misses"] == pytest.approx(1 - anomalous[scores["label"] == 1].mean())
+    assert 0 < first["false_alarms"] < 1 and 0 < first["misses"] < 1
     assert table.loc[:, METRICS].notna().to_numpy().all()
 
 
@@ -107,42 +118,41 @@ def test_a_map_that_is_its_mask_has_perfect_pixel_metrics(scored: Scored) -> Non
     for cell in scored.cells:
         scored.write_maps(cell, scored.masks(cell.category))
     aggregate(scored.cells, scored.params, scored.workspace)
-    table = read_table(scored.workspace / "reports" / "cells.csv")
+    table = read_table(scored.workspace.cells_table)
     assert (table.loc[:, PIXEL_METRICS].to_numpy() == 1).all()
 
 
 def test_metrics_json_and_protocol_json(aggregated: Scored) -> None:
-    reports = aggregated.workspace / "reports"
-    board = read_table(reports / "leaderboard.csv")
-    metrics = json.loads((reports / "metrics.json").read_text())
+    board = read_table(aggregated.workspace.leaderboard_table)
+    metrics = read_json(aggregated.workspace.metrics)
     assert list(metrics["parts"]) == ["clflow", "fastflow"]
     assert list(metrics["parts"]["clflow"]) == list(METRICS)
     mean = board.loc[(board["category"] == "mean") & (board["method"] == "clflow"), "image_ap_mean"].item()
     assert metrics["parts"]["clflow"]["image_ap"] == round(mean, 6)
-    protocol = json.loads((reports / "protocol.json").read_text())
+    protocol = read_json(aggregated.workspace.protocol)
     assert protocol["protocol"]["map_size"] == 32
     assert protocol["hash"] == fingerprint(protocol["protocol"])
 
 
 def test_an_incomplete_table_is_refused_and_names_the_missing_cell(scored: Scored) -> None:
     gone = scored.cells[2]
-    (scored.scores(gone) / "score.json").unlink()
+    (scored.workspace.score(gone) / SCORED).unlink()
     with pytest.raises(CellError, match=f"1 of 4 cells have no scores: parts/{gone.name};"):
         aggregate(scored.cells, scored.params, scored.workspace)
-    assert not (scored.workspace / "reports").exists()
+    assert not scored.workspace.reports.exists()
     aggregate(scored.cells, scored.params, scored.workspace, allow_missing=True)
-    assert len(read_table(scored.workspace / "reports" / "cells.csv")) == 3
+    assert len(read_table(scored.workspace.cells_table)) == 3
 
 
 def test_scores_of_another_key_count_as_missing(scored: Scored) -> None:
-    (scored.scores(scored.cells[0]) / "score.json").write_text(json.dumps({"key": "another"}))
+    write_json(scored.workspace.score(scored.cells[0]) / SCORED, {"key": "another"})
     with pytest.raises(CellError, match="1 of 4 cells"):
         aggregate(scored.cells, scored.params, scored.workspace)
 
 
 def test_nothing_at_all_is_refused_even_if_some_may_be_missing(tmp_path: Path) -> None:
     scored = Scored.make(tmp_path, ("nut",), ("clflow",), (0,))
-    (scored.scores(scored.cells[0]) / "score.json").unlink()
+    (scored.workspace.score(scored.cells[0]) / SCORED).unlink()
     with pytest.raises(CellError, match="1 of 1 cells"):
         aggregate(scored.cells, scored.params, scored.workspace, allow_missing=True)
 
@@ -158,37 +168,37 @@ def test_a_cell_without_computable_metrics_names_itself(tmp_path: Path) -> None:
 
 def test_scores_of_other_test_images_are_refused(tmp_path: Path) -> None:
     scored = Scored.make(tmp_path, ("nut",), ("clflow",), (0,))
-    scores, _ = read_scores(scored.cells[0], tmp_path)
-    scores.assign(path="nut/test/other.png").to_csv(scored.scores(scored.cells[0]) / "scores.csv", index=False)
+    scores, _ = read_scores(scored.cells[0], scored.workspace)
+    scores.assign(path="nut/test/other.png").to_csv(scored.workspace.score(scored.cells[0]) / "scores.csv", index=False)
     with pytest.raises(CellError, match=f"{scored.cells[0].name} .*other test images"):
-        aggregate(scored.cells, scored.params, tmp_path)
+        aggregate(scored.cells, scored.params, scored.workspace)
 
 
 def test_scores_and_maps_of_different_length_are_refused(tmp_path: Path) -> None:
     scored = Scored.make(tmp_path, ("nut",), ("clflow",), (0,))
     scored.write_maps(scored.cells[0], scored.masks("nut")[1:])
     with pytest.raises(CellError, match="holds 12 scores but 11 maps"):
-        aggregate(scored.cells, scored.params, tmp_path)
+        aggregate(scored.cells, scored.params, scored.workspace)
 
 
 def test_defects_without_masks_leave_pixel_metrics_empty(tmp_path: Path) -> None:
     scored = Scored.make(tmp_path, ("nut",), ("clflow",), (0, 1), with_mask=0)
-    board = aggregate(scored.cells, scored.params, tmp_path)
+    board = aggregate(scored.cells, scored.params, scored.workspace)
     assert board["image_auroc_mean"].notna().to_numpy().all()
     assert board["aupro_30_mean"].isna().to_numpy().all()
-    metrics = json.loads((tmp_path / "reports" / "metrics.json").read_text())
+    metrics = read_json(scored.workspace.metrics)
     assert list(metrics["parts"]["clflow"]) == ["image_auroc", "image_ap", "image_f1max"]
 
 
 def test_a_defect_without_a_mask_does_not_count_for_pixel_metrics(tmp_path: Path) -> None:
     scored = Scored.make(tmp_path, ("nut",), ("clflow",), (0,), with_mask=3)
     maps = scored.masks("nut").astype(np.float32)
-    scores, _ = read_scores(scored.cells[0], tmp_path)
+    scores, _ = read_scores(scored.cells[0], scored.workspace)
     unmarked = (scores["label"] == 1) & (scores["mask"] == "")
     assert int(unmarked.to_numpy().sum()) == 3
     maps[unmarked.to_numpy()] = 1  # would be false positives if these images were taken for normal ones
     scored.write_maps(scored.cells[0], maps)
-    board = aggregate(scored.cells, scored.params, tmp_path)
+    board = aggregate(scored.cells, scored.params, scored.workspace)
     assert (board["pixel_ap_mean"].to_numpy() == 1).all()
 
 

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from clflow.config.params import load
 from clflow.errors import DataError
 from pipelines.stages import evaluate
-from pipelines.workspace import cells
+from pipelines.workspace.cells import EVAL_WEIGHTS
 from tests.pipelines.trained import Trained
 
 
@@ -22,7 +21,10 @@ def cut(path: Path) -> None:
 @pytest.mark.parametrize(
     ("find", "sentence"),
     [
-        (lambda at: next((at.folder("disc") / "reports").iterdir()), r"^.*safetensors is damaged \(.*train.* again\.$"),
+        (
+            lambda at: min((at.folder("disc") / EVAL_WEIGHTS).iterdir()),
+            r"^.*safetensors is damaged \(.*train.* again\.$",
+        ),
         (lambda at: at.folder("disc") / "scorer.safetensors", r"^.* no whole trained detector \(.*train.* again\.$"),
         (lambda at: next((at.images / "disc" / "test" / "good").iterdir()), r"^.*\.png.*\.$"),
     ],
@@ -30,13 +32,11 @@ def cut(path: Path) -> None:
 def test_damaged_file_is_named(
     finished: Path, ray_session: None, tmp_path: Path, find: Callable[[Trained], Path], sentence: str
 ):
-    workspace = shutil.copytree(finished, tmp_path / "workspace", symlinks=True)
-    params = load(workspace / "params.yaml")
-    trained = Trained(workspace, params, [cell for cell in cells.plan(params, workspace) if cell.method == "clflow"])
+    trained = Trained.unregistered(shutil.copytree(finished, tmp_path / "workspace", symlinks=True))
     shutil.rmtree(trained.score_folder("disc"))
     before = trained.scores("stripes")
     cut(find(trained))
     with pytest.raises(DataError, match=sentence):
-        evaluate.run(params, "folder", workspace)
+        evaluate.run(trained.params, "folder", trained.workspace)
     assert not trained.score_folder("disc").exists()
     assert trained.scores("stripes").equals(before)

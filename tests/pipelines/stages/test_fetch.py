@@ -9,6 +9,7 @@ from clflow.config import params as schema
 from clflow.config.params import Params
 from clflow.errors import ParameterError
 from pipelines.stages.fetch import run
+from pipelines.workspace.paths import Workspace
 from tests.archives import write_mvtec
 
 ROOT = Path(__file__).parents[3]
@@ -26,14 +27,14 @@ def params() -> Params:
 def test_stage_fetches_and_sums_up(params: Params, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for category in ("bottle", "grid"):
         write_mvtec(tmp_path / "photographs", category)
-    run(params, "folder", tmp_path)
+    run(params, "folder", workspace := Workspace(tmp_path))
     lines = capsys.readouterr().out.splitlines()
     assert lines[1:] == [
         "  bottle: 4 train / 2 test good / 2 test defective",
         "  grid: 4 train / 2 test good / 2 test defective",
     ]
-    assert (tmp_path / "data" / "folder" / "manifest.csv").is_file()
-    assert (tmp_path / ".clflow" / "fetch" / "folder.json").is_file()
+    assert (workspace.data("folder") / "manifest.csv").is_file()
+    assert workspace.fetch_record("folder").is_file()
 
 
 def test_counts_that_differ_from_the_published_ones_are_told(
@@ -41,7 +42,7 @@ def test_counts_that_differ_from_the_published_ones_are_told(
 ) -> None:
     write_mvtec(tmp_path / "photographs", "bottle")
     own = params.data["folder"].model_copy(update={"categories": ("bottle",)})
-    run(params.model_copy(update={"data": {"mvtec_ad": own}}), "mvtec_ad", tmp_path)
+    run(params.model_copy(update={"data": {"mvtec_ad": own}}), "mvtec_ad", Workspace(tmp_path))
     out = capsys.readouterr().out
     assert "CC BY-NC-SA 4.0" in out
     assert (
@@ -52,4 +53,4 @@ def test_counts_that_differ_from_the_published_ones_are_told(
 
 def test_dataset_that_the_parameters_do_not_describe(params: Params, tmp_path: Path) -> None:
     with pytest.raises(ParameterError, match="do not describe dataset 'btad'"):
-        run(params, "btad", tmp_path)
+        run(params, "btad", Workspace(tmp_path))

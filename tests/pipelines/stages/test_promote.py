@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from threading import Barrier
 from typing import Any
@@ -43,7 +43,9 @@ from pipelines.registry.locate import CHAMPION, registered_name
 from pipelines.stages import fetch, promote
 from pipelines.stages.aggregate import aggregate
 from pipelines.tracking.tracker import Tracker
-from pipelines.workspace.cells import Cell
+from pipelines.workspace.cells import MARKER, SCORED, Cell
+from pipelines.workspace.keys import training_inputs
+from pipelines.workspace.paths import Workspace
 from tests import tiny
 from tests.loopback import free_port
 from tests.pipelines.command import refusal
@@ -51,13 +53,14 @@ from tests.waiting import answers, wait_until
 
 CLFLOW = str(Path(sys.executable).with_name("clflow"))
 DISC = registered_name("folder", "disc")
+OTHER_WEIGHTS = rf"{WEIGHTS_FILE} of cell .* is not the same"
 
 
 @dataclass
 class Bench:
     """A workspace of the tiny dataset. Its detectors are untrained and its scores made up: neither matters here."""
 
-    folder: Path
+    workspace: Workspace
     source: Path
     grid: FeatureGrid
     params: Params
@@ -66,20 +69,14 @@ class Bench:
         """Change parameters; no floor but zero unless one is given."""
         changes = {"promotion__floors": {"image_auroc": 0.0}, **changes}
         tree = tiny.params_tree(self.source, **changes)
-        self.params = load(tiny.write_params(self.folder / "params.yaml", tree))
+        self.params = load(tiny.write_params(self.workspace.params, tree))
 
     @property
     def manifest(self) -> pd.DataFrame:
-        return read_manifest(self.folder / "data" / "folder")
+        return read_manifest(self.workspace.data("folder"))
 
     def cell(self, seed: int, category: str = "disc") -> Cell:
         return Cell("folder", category, "clflow", seed, fingerprint([category, seed]), tiny.TRAIN)
-
-    def runs(self, cell: Cell) -> Path:
-        return self.folder / "runs" / "folder" / cell.name
-
-    def scores(self, cell: Cell) -> Path:
-        return self.folder / "scores" / "folder" / cell.name
 
     def add(self, seed: int, right: bool, category: str = "disc") -> Cell:
         """A cell whose scores put every defect above every normal image, or every one below."""
@@ -87,44 +84,44 @@ class Bench:
         self._train(cell)
         self._evaluate(cell, right)
         # One category at a time, for which no processes are started.
-        folders = sorted(self.folder.glob(f"runs/folder/{category}-*"))
-        seeds = [read_json(folder / "cell.json")["seed"] for folder in folders]
-        aggregate([self.cell(seed, category) for seed in seeds], self.params, self.folder)
+        folders = sorted(self.workspace.runs("folder").glob(f"{category}-*"))
+        seeds = [read_json(folder / MARKER)["seed"] for folder in folders]
+        aggregate([self.cell(seed, category) for seed in seeds], self.params, self.workspace)
         return cell
 
     def promote(self, *categories: str, source: str | None = None, dry_run: bool = False) -> None:
-        promote.run(self.params, {"folder": categories or ("disc",)}, self.folder, source, dry_run)
+        promote.run(self.params, {"folder": categories or ("disc",)}, self.workspace, source, dry_run)
 
     def rows(self) -> dict[str, dict[str, str]]:
         """What was reported, by category."""
-        table = pd.read_csv(self.folder / "reports" / "promotion-folder.csv", dtype=str, keep_default_na=False)
+        table = pd.read_csv(self.workspace.promotion_table("folder"), dtype=str, keep_default_na=False)
         return {row["category"]: row for row in table.to_dict("records")}
 
     @property
     def registry(self) -> Registry:
-        return Registry(os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.folder / 'mlflow.db'}")
+        return Registry(os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.workspace.mlflow_database}")
 
     def _train(self, cell: Cell) -> None:
-        folder = self.runs(cell)
+        folder = self.workspace.run(cell)
         folder.mkdir(parents=True)
         model = self.params.model
         scorer = find_method(cell.method).scorer(self.grid, model, tiny.SIZE, cell.seed)
         Detector(cell.method, self.grid, scorer, model, cell.seed, tiny.SIZE, Thresholds(1.0, 2.0, 0.5)).save(folder)
         pd.DataFrame({"step": [4, 8], "loss": [2.0, 1.0]}).to_csv(folder / "history.csv", index=False)
         pd.DataFrame({"label": [0, 1], "image_score": [0.0, 1.0]}).to_csv(folder / "held_out.csv", index=False)
-        sections = ("protocol", "model", "loss", "train")
+        data = data_hash(category_rows(self.manifest, cell.category, "train"))
         record = {
-            **{"dataset": "folder", "category": cell.category, "method": cell.method, "seed": cell.seed},
-            **{"key": cell.key, "commit": "0123456789abcdef", "synthetic_hash": "89ab", "tuned": False},
-            "data_hash": data_hash(category_rows(self.manifest, cell.category, "train")),
-            **{name: getattr(self.params, name).model_dump(mode="json") for name in sections},
-            **{"train_images": cell.train_images, "train_seconds": 1.5, "params_added": 123},
+            **asdict(cell),
+            **{"commit": "0123456789abcdef", "data_hash": data, "synthetic_hash": "89ab", "tuned": False},
+            "protocol": self.params.protocol.model_dump(mode="json"),
+            "inputs": training_inputs(self.params, cell.method, data, "89ab"),
+            **{"train_seconds": 1.5, "params_added": 123, "device": "cpu AVX2", "arithmetic": "float32"},
             **{"image_threshold": 1.0, "pixel_threshold": 2.0, "median_pixel_score": 0.5},
         }
-        write_json(folder / "cell.json", record)
+        write_json(folder / MARKER, record)
 
     def _evaluate(self, cell: Cell, right: bool) -> None:
-        folder = self.scores(cell)
+        folder = self.workspace.score(cell)
         folder.mkdir(parents=True)
         rows = category_rows(self.manifest, cell.category, "test")
         sign = 1 if right else -1
@@ -133,9 +130,8 @@ class Bench:
         )
         table.to_csv(folder / "scores.csv", index=False)
         np.save(folder / "maps.npy", np.random.default_rng(cell.seed).random((len(rows), 8, 8), np.float32))
-        write_json(
-            folder / "score.json", {"key": cell.key, "inference_ms": 1.0, "test_hash": data_hash(rows), "code": ""}
-        )
+        record = {"key": cell.key, "score_key": "cdef", "inference_ms": 1.0, "test_hash": data_hash(rows)}
+        write_json(folder / SCORED, record)
 
 
 @pytest.fixture(scope="module")
@@ -184,11 +180,11 @@ def served(server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
 
 @pytest.fixture(scope="module")
 def fetched(tiny_source: Path, database: Path, grid: FeatureGrid, tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    folder = tmp_path_factory.mktemp("fetched")
-    shutil.copy(database, folder)
-    params = load(tiny.write_params(folder / "params.yaml", tiny.params_tree(tiny_source)))
-    fetch.run(params, "folder", folder)
-    return Bench(folder, tiny_source, grid, params)
+    workspace = Workspace(tmp_path_factory.mktemp("fetched"))
+    shutil.copy(database, workspace.mlflow_database)
+    params = load(tiny.write_params(workspace.params, tiny.params_tree(tiny_source)))
+    fetch.run(params, "folder", workspace)
+    return Bench(workspace, tiny_source, grid, params)
 
 
 @pytest.fixture
@@ -198,7 +194,7 @@ def bench(fetched: Bench, tmp_path: Path) -> Bench:
 
 
 def copied(bench: Bench, folder: Path) -> Bench:
-    copy = Bench(Path(shutil.copytree(bench.folder, folder)), bench.source, bench.grid, bench.params)
+    copy = Bench(Workspace(shutil.copytree(bench.workspace.root, folder)), bench.source, bench.grid, bench.params)
     copy.configure()
     return copy
 
@@ -240,7 +236,7 @@ def test_first_model_with_floors_met_becomes_champion_with_its_evidence(bench: B
     assert tags["clflow.promoted_by"] and tags["clflow.promoted_at"]
     assert champion.description and cell.name in champion.description and "champion" in champion.description
     evidence = bench.registry.evidence(champion)
-    stored = pd.read_csv(bench.scores(cell) / "scores.csv")
+    stored = pd.read_csv(bench.workspace.score(cell) / "scores.csv")
     pd.testing.assert_frame_equal(evidence.scores, stored.drop(columns=["defect", "mask"]))
     row = bench.rows()["disc"]
     assert (row["version"], row["verdict"], row["image_auroc"], row["gain"]) == ("1", "champion", "1.0", "")
@@ -264,7 +260,7 @@ def test_metric_that_does_not_exist_reaches_no_floor(bench: Bench, tmp_path: Pat
         shutil.rmtree(unmasked / category / "ground_truth")
     bench.source = unmasked
     bench.configure(promotion__floors={"pixel_auroc": 0.0})
-    fetch.run(bench.params, "folder", bench.folder)
+    fetch.run(bench.params, "folder", bench.workspace)
     bench.add(0, right=True)
     bench.promote()
     assert bench.rows()["disc"]["reasons"] == "pixel_auroc does not exist, but must be at least 0"
@@ -309,13 +305,13 @@ def test_only_a_better_cell_replaces_the_champion_and_a_tie_does_not(bench: Benc
 
 def test_rollback_brings_back_what_was_replaced_and_keeps_it(bench: Bench):
     with pytest.raises(PromotionError, match="has no champion"):
-        promote.rollback("folder", "disc", bench.folder)
+        promote.rollback("folder", "disc", bench.workspace)
     bench.add(0, right=False)
     bench.add(1, right=True)
     bench.promote()
     bench.configure(promotion__seed=1)
     bench.promote()
-    promote.rollback("folder", "disc", bench.folder)
+    promote.rollback("folder", "disc", bench.workspace)
     assert version_of(bench.registry, CHAMPION) == 1
     tags = get_version(bench.registry, "2").tags
     assert tags["clflow.rolled_back_by"] and tags["clflow.rolled_back_at"]
@@ -324,18 +320,18 @@ def test_rollback_brings_back_what_was_replaced_and_keeps_it(bench: Bench):
     row = bench.rows()["disc"]
     assert (row["version"], row["verdict"]) == ("2", "unchanged") and "rolled back by" in row["reasons"]
     with pytest.raises(PromotionError, match="replaced no version"):
-        promote.rollback("folder", "disc", bench.folder)
+        promote.rollback("folder", "disc", bench.workspace)
     assert version_of(bench.registry, CHAMPION) == 1
 
 
 def change_image(bench: Bench, cell: Cell, split: str) -> None:
     """The images change after the cell was trained and scored."""
-    source = Path(shutil.copytree(bench.source, bench.folder / "changed"))
+    source = Path(shutil.copytree(bench.source, bench.workspace.root / "changed"))
     image = next((source / "disc" / split / "good").iterdir())
     Image.fromarray(255 - read_image(image)).save(image)
     bench.source = source
     bench.configure()
-    fetch.run(bench.params, "folder", bench.folder)
+    fetch.run(bench.params, "folder", bench.workspace)
 
 
 def edit(path: Path, old: str, new: str) -> None:
@@ -344,11 +340,15 @@ def edit(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new, 1))
 
 
-def log_and_flip_a_bit(bench: Bench, cell: Cell, where: str) -> None:
+def change_score(bench: Bench, cell: Cell) -> None:
+    edit(bench.workspace.score(cell) / "scores.csv", ",0.0", ",9.0")
+
+
+def log_and_flip_a_bit(bench: Bench, cell: Cell, where: Path) -> None:
     """The model's weights change after it was brought to MLflow, in the workspace or there."""
     bench.promote()
     bench.registry.client.delete_registered_model(DISC)
-    (path,) = (bench.folder / where).rglob(f"*{cell.name}*/{WEIGHTS_FILE}")
+    (path,) = where.rglob(f"*{cell.name}*/{WEIGHTS_FILE}")
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
@@ -362,10 +362,10 @@ def log_and_flip_a_bit(bench: Bench, cell: Cell, where: str) -> None:
         (lambda bench, cell: bench.configure(protocol__image_size=96), r"protocol\.image_size 64.*says 96"),
         (lambda bench, cell: bench.configure(protocol__map_size=32), r"another protocol.*aggregate again"),
         (lambda bench, cell: bench.configure(promotion__seed=7), r"no cell of method 'clflow' and seed 7"),
-        (lambda bench, cell: (bench.scores(cell) / "score.json").unlink(), r"not trained and scored"),
-        (lambda bench, cell: edit(bench.scores(cell) / "scores.csv", ",0.0", ",9.0"), r"other scores.*aggregate again"),
-        (lambda bench, cell: log_and_flip_a_bit(bench, cell, "runs"), rf"{WEIGHTS_FILE} of cell .* is not the same"),
-        (lambda bench, cell: log_and_flip_a_bit(bench, cell, "mlruns"), rf"{WEIGHTS_FILE} of cell .* is not the same"),
+        (lambda bench, cell: (bench.workspace.score(cell) / SCORED).unlink(), r"not trained and scored"),
+        (change_score, r"other scores.*aggregate again"),
+        (lambda bench, cell: log_and_flip_a_bit(bench, cell, bench.workspace.runs("folder")), OTHER_WEIGHTS),
+        (lambda bench, cell: log_and_flip_a_bit(bench, cell, bench.workspace.mlflow_artifacts), OTHER_WEIGHTS),
     ],
     ids=["train", "test", "training protocol", "metrics protocol", "seed", "unscored", "scores", "file", "logged file"],
 )
@@ -418,9 +418,9 @@ def test_champion_of_other_test_images_is_scored_again(bench: Bench):
     bench.promote()
     row = bench.rows()["disc"]
     assert "version 1 was measured on other test images and scored again" in row["reasons"]
-    champion = load_detector(bench.runs(bench.cell(0)), [bench.grid])
+    champion = load_detector(bench.workspace.run(bench.cell(0)), [bench.grid])
     test = category_rows(bench.manifest, "disc", "test")
-    scores = [score_one(champion, bench.folder / "data" / "folder" / path) for path in test["path"]]
+    scores = [score_one(champion, bench.workspace.data("folder") / path) for path in test["path"]]
     # An untrained flow separates the classes somehow, but not always wrongly as its made-up scores would say.
     assert float(row["gain"]) == pytest.approx(1 - roc_auc_score(test["label"], scores), abs=0.03)
 
@@ -485,7 +485,7 @@ def test_two_processes_that_promote_at_once_cannot_both_win_silently(bench: Benc
         one.configure(promotion__seed=seed)
     command = [CLFLOW, "promote", "--dataset", "folder", "--category", "disc"]
     processes = [
-        subprocess.Popen(command, cwd=one.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        subprocess.Popen(command, cwd=one.workspace.root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         for one in (bench, others)
     ]
     said = [process.communicate()[0] for process in processes]
@@ -518,7 +518,7 @@ def test_all_who_begin_at_once_share_one_experiment(bench: Bench, served: Regist
 
     monkeypatch.setattr(MlflowClient, "get_experiment_by_name", find_together)
     with ThreadPoolExecutor(count) as pool:
-        trackers = list(pool.map(lambda _: Tracker.connect(bench.params, bench.folder), range(count)))
+        trackers = list(pool.map(lambda _: Tracker.connect(bench.params, bench.workspace), range(count)))
     for tracker in trackers:
         tracker.require()
     assert len({tracker.experiment for tracker in trackers}) == 1
@@ -539,7 +539,7 @@ class TestCopy:
         request.getfixturevalue("served")
         folder = tmp_path / "production"
         folder.mkdir()
-        production = Bench(folder, bench.source, bench.grid, bench.params)
+        production = Bench(Workspace(folder), bench.source, bench.grid, bench.params)
         production.configure()
         return production
 
@@ -577,12 +577,12 @@ class TestCopy:
         self.refused(production, development, "measured with protocol.map_size 64, but params.yaml says 32")
 
         production.configure()
-        (evidence,) = (bench.folder / "mlruns").rglob("evidence/scores.csv")
+        (evidence,) = bench.workspace.mlflow_artifacts.rglob("evidence/scores.csv")
         edit(evidence, ",0.0", ",0.5")
         self.refused(production, development, "the stored scores are not those")
         edit(evidence, ",0.5", ",0.0")
 
-        (weights,) = (bench.folder / "mlruns").rglob(WEIGHTS_FILE)
+        (weights,) = bench.workspace.mlflow_artifacts.rglob(WEIGHTS_FILE)
         content = weights.read_bytes()
         weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
         self.refused(production, development, f"{WEIGHTS_FILE} of cell")
@@ -592,7 +592,7 @@ class TestCopy:
         self.refused(production, development, "has no champion")
         assert production.registry.client.search_registered_models() == []
         with pytest.raises(ClflowError, match="no MLflow database"):
-            production.promote(source=f"sqlite:///{bench.folder / 'absent.db'}")
+            production.promote(source=f"sqlite:///{bench.workspace.root / 'absent.db'}")
 
     def test_other_test_images_than_those_of_the_champion_are_refused(
         self, bench: Bench, production: Bench, development: str, monkeypatch: pytest.MonkeyPatch
@@ -618,7 +618,7 @@ class TestCopy:
 def test_what_cannot_be_done_is_one_sentence_and_exit_code_2(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    monkeypatch.chdir(bench.folder)
+    monkeypatch.chdir(bench.workspace.root)
     for arguments, words in (
         (("promote",), "name one --dataset"),
         (("promote", "--all", "--dataset", "folder"), "name one --dataset"),

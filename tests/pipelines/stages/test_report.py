@@ -19,25 +19,28 @@ from pipelines.reporting.leaderboard import markdown
 from pipelines.reporting.plots import roc, score_histogram
 from pipelines.reporting.published import PUBLISHED
 from pipelines.stages import report
-from pipelines.stages.aggregate import aggregate, cells_of, read_scores, read_table
+from pipelines.stages.aggregate import aggregate
+from pipelines.workspace.cells import EVAL_SCORES, SCORED
+from pipelines.workspace.paths import Workspace
+from pipelines.workspace.results import cells_of, read_scores, read_table
 from tests.pipelines.scored import Scored
 
 
 @pytest.fixture(scope="module")
 def reported(tmp_path_factory: pytest.TempPathFactory) -> Scored:
-    workspace = tmp_path_factory.mktemp("workspace")
-    scored = Scored.make(workspace, ("01", "nut"), ("clflow", "fastflow"), (0, 1))
-    aggregate(scored.cells, scored.params, workspace)
-    report.run(scored.params, workspace)
+    folder = tmp_path_factory.mktemp("workspace")
+    scored = Scored.make(folder, ("01", "nut"), ("clflow", "fastflow"), (0, 1))
+    aggregate(scored.cells, scored.params, scored.workspace)
+    report.run(scored.params, scored.workspace)
     return scored
 
 
 def text_of(scored: Scored) -> str:
-    return (scored.workspace / "reports" / "leaderboard.md").read_text(encoding="utf-8")
+    return scored.workspace.leaderboard_page.read_text(encoding="utf-8")
 
 
 def test_everything_is_written(reported: Scored) -> None:
-    reports = reported.workspace / "reports"
+    reports = reported.workspace.reports
     assert sorted(path.relative_to(reports).as_posix() for path in reports.rglob("*") if path.is_file()) == [
         "cells.csv",
         "gallery/index.md",
@@ -60,7 +63,7 @@ def test_everything_is_written(reported: Scored) -> None:
 
 def test_leaderboard_says_where_its_numbers_come_from(reported: Scored) -> None:
     text = text_of(reported)
-    protocol = read_json(reported.workspace / "reports" / "protocol.json")
+    protocol = read_json(reported.workspace.protocol)
     assert text.startswith("# Leaderboard: full\n")
     assert f"hash `{protocol['hash']}`" in text
     assert "map_size 32" in text
@@ -73,7 +76,7 @@ def test_leaderboard_says_where_its_numbers_come_from(reported: Scored) -> None:
 
 
 def test_leaderboard_prints_percent_and_marks_tuned_categories(reported: Scored) -> None:
-    board = read_table(reported.workspace / "reports" / "leaderboard.csv")
+    board = read_table(reported.workspace.leaderboard_table)
     row = board.loc[(board["category"] == "nut") & (board["method"] == "clflow")].iloc[0]
     number = f"{100 * row['image_auroc_mean']:.2f} ± {100 * row['image_auroc_std']:.2f}"
     lines = text_of(reported).splitlines()
@@ -90,16 +93,16 @@ def test_tables_are_rectangular(reported: Scored) -> None:
 
 
 def test_published_numbers_are_marked_as_not_ours(reported: Scored) -> None:
-    reports = reported.workspace / "reports"
-    table, board = read_table(reports / "cells.csv"), read_table(reports / "leaderboard.csv")
-    gained = compare(cells_of(table), reported.workspace).assign(dataset="btad")
+    workspace = reported.workspace
+    table, board = read_table(workspace.cells_table), read_table(workspace.leaderboard_table)
+    gained = compare(cells_of(table), workspace).assign(dataset="btad")
     text = markdown(
         table.assign(dataset="btad"),
         board.assign(dataset="btad"),
         gained,
-        best_on_test(cells_of(table), reported.workspace),
+        best_on_test(cells_of(table), workspace),
         reported.params,
-        read_json(reports / "protocol.json"),
+        read_json(workspace.protocol),
     )
     own, published = text.split("### btad: published elsewhere, not measured here")
     assert "**published elsewhere, not measured here; other backbones and input sizes**" in published
@@ -112,7 +115,7 @@ def test_published_numbers_are_marked_as_not_ours(reported: Scored) -> None:
 
 
 def test_gains_are_differences_of_the_same_images_and_seeds(reported: Scored) -> None:
-    table = read_table(reported.workspace / "reports" / "cells.csv")
+    table = read_table(reported.workspace.cells_table)
     gained = compare(cells_of(table), reported.workspace)
     assert gained[["category", "method", "rival"]].to_numpy().tolist() == [
         [category, "clflow", "fastflow"] for category in ("01", "nut", "mean")
@@ -130,40 +133,40 @@ def test_gains_are_differences_of_the_same_images_and_seeds(reported: Scored) ->
 def test_best_on_test_stands_beside_the_last_weights(tmp_path: Path) -> None:
     scored = Scored.make(tmp_path, ("nut",), ("clflow", "fastflow"), (0, 1))
     for cell in scored.cells[:2]:
-        scores = read_scores(cell, tmp_path)[0]
+        scores = read_scores(cell, scored.workspace)[0]
         right, last = scores["label"] + 0.0, scores["image_score"]
-        pd.DataFrame({5: -right, 10: right, 20: last}).to_csv(scored.scores(cell) / "reports.csv", index=False)
-    aggregate(scored.cells, scored.params, tmp_path)
-    table = read_table(tmp_path / "reports" / "cells.csv")
-    (row,) = best_on_test(cells_of(table), tmp_path).to_dict("records")  # fastflow has kept nothing
+        pd.DataFrame({5: -right, 10: right, 20: last}).to_csv(scored.workspace.score(cell) / EVAL_SCORES, index=False)
+    aggregate(scored.cells, scored.params, scored.workspace)
+    table = read_table(scored.workspace.cells_table)
+    (row,) = best_on_test(cells_of(table), scored.workspace).to_dict("records")  # fastflow has kept nothing
     mean = table.loc[table["method"] == "clflow", "image_auroc"].mean()
     assert (row["method"], row["n_seeds"], row["best"]) == ("clflow", 2, 1.0)
     assert row["last"] == pytest.approx(mean) and row["last"] < 1
-    report.run(scored.params, tmp_path)
+    report.run(scored.params, scored.workspace)
     text = text_of(scored)
     assert f"| nut | clflow | 2 | {100 * mean:.2f} | 100.00 |" in text.split("the best on the test set")[1]
 
 
 def test_an_incomplete_table_says_so(tmp_path: Path) -> None:
     scored = Scored.make(tmp_path, ("01", "nut"), ("clflow",), (0,))
-    (scored.scores(scored.cells[1]) / "score.json").unlink()
-    aggregate(scored.cells, scored.params, tmp_path, allow_missing=True)
-    report.run(scored.params, tmp_path)
+    (scored.workspace.score(scored.cells[1]) / SCORED).unlink()
+    aggregate(scored.cells, scored.params, scored.workspace, allow_missing=True)
+    report.run(scored.params, scored.workspace)
     assert "**1 of 2: incomplete" in text_of(scored)
-    assert not (tmp_path / "reports" / "gallery" / "parts" / "nut.png").exists()
+    assert not (scored.workspace.gallery / "parts" / "nut.png").exists()
 
 
 def test_missing_pixel_metrics_are_blank(tmp_path: Path) -> None:
     scored = Scored.make(tmp_path, ("nut",), ("clflow",), (0,), with_mask=0)
-    aggregate(scored.cells, scored.params, tmp_path)
-    report.run(scored.params, tmp_path)
+    aggregate(scored.cells, scored.params, scored.workspace)
+    report.run(scored.params, scored.workspace)
     assert "nan" not in text_of(scored)
     assert any(line.startswith("| nut † | ") and line.endswith(" |  |  |") for line in text_of(scored).splitlines())
 
 
 def test_nothing_aggregated_is_one_clear_sentence(tmp_path: Path, reported: Scored) -> None:
     with pytest.raises(DataError, match="aggregate the scores first"):
-        report.run(reported.params, tmp_path)
+        report.run(reported.params, Workspace(tmp_path))
 
 
 def test_roc_encloses_the_area_of_the_metric(reported: Scored) -> None:
@@ -181,7 +184,7 @@ def test_histogram_counts_every_image_once(reported: Scored) -> None:
 
 
 def test_plot_data_names_every_curve(reported: Scored) -> None:
-    plots = reported.workspace / "reports" / "plots"
+    plots = reported.workspace.plots
     history = pd.read_csv(plots / "history.csv", dtype={"category": str})
     assert list(history.columns) == ["dataset", "category", "method", "seed", "step", "loss", "contrast"]
     assert len(history) == 8 * 3
@@ -191,7 +194,7 @@ def test_plot_data_names_every_curve(reported: Scored) -> None:
 
 
 def test_pictures_are_small_and_not_blank(reported: Scored) -> None:
-    for path in (reported.workspace / "reports").rglob("*.png"):
+    for path in reported.workspace.reports.rglob("*.png"):
         assert path.stat().st_size < 500_000
         with Image.open(path) as picture:
             assert len(np.unique(np.asarray(picture.convert("L")))) > 10, path
@@ -206,26 +209,26 @@ def test_sheet_shows_the_extremes_and_no_defect_twice() -> None:
 
 
 def test_a_second_report_is_the_same_to_the_byte(reported: Scored) -> None:
-    reports = reported.workspace / "reports"
+    reports = reported.workspace.reports
     before = {path: file_sha256(path) for path in reports.rglob("*") if path.is_file()}
     report.run(reported.params, reported.workspace)
     assert {path: file_sha256(path) for path in reports.rglob("*") if path.is_file()} == before
 
 
 def test_search_is_judged_by_pairs_of_the_same_seed(reported: Scored) -> None:
-    reports = reported.workspace / "reports"
+    workspace = reported.workspace
     names = {"clflow": "clflow", "fastflow": "clflow-tuned"}
     table, board = (
-        read_table(reports / name).assign(method=lambda rows: rows["method"].map(names))
-        for name in ("cells.csv", "leaderboard.csv")
+        read_table(path).assign(method=lambda rows: rows["method"].map(names))
+        for path in (workspace.cells_table, workspace.leaderboard_table)
     )
     tree = reported.params.model_dump(mode="json")
     tree["benchmark"]["methods"] = list(names.values())
     note = {"objective": "validation", "default": None, "found": 0.87654321}
     tree["tuned"] = {"search": {"parts (01, nut)": note}, "parameters": {}, "overrides": {}}
     params = Params.model_validate_json(json.dumps(tree))
-    nothing = compare([], reported.workspace), best_on_test([], reported.workspace)
-    text = markdown(table, board, *nothing, params, read_json(reports / "protocol.json"))
+    nothing = compare([], workspace), best_on_test([], workspace)
+    text = markdown(table, board, *nothing, params, read_json(workspace.protocol))
     section = text.split("### What search brought: clflow-tuned against clflow")[1]
     assert "parts (01, nut): validation unknown by default, 0.8765 found" in section
     scores = {(row["method"], row["category"], row["seed"]): row["image_auroc"] for _, row in table.iterrows()}

@@ -19,57 +19,59 @@ from clflow.errors import CellError, ClflowError
 from clflow.files import read_json
 from pipelines.stages import fetch, synthesize, train
 from pipelines.tracking.tracker import Tracker
-from pipelines.workspace import cells
+from pipelines.workspace.cells import MARKER, Cell
+from pipelines.workspace.paths import Workspace
+from pipelines.workspace.plan import plan_cells
 from tests import tiny
 from tests.pipelines.command import BIN
 from tests.waiting import wait_until
 
 
 @pytest.fixture(scope="module")
-def prepared(tiny_source: Path, ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def prepared(tiny_source: Path, ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """A workspace with data and synthetic anomalies; copied by every test."""
-    workspace = tmp_path_factory.mktemp("prepared")
-    params = load(tiny.write_params(workspace / "params.yaml", tiny.params_tree(tiny_source)))
+    workspace = Workspace(tmp_path_factory.mktemp("prepared"))
+    params = load(tiny.write_params(workspace.params, tiny.params_tree(tiny_source)))
     fetch.run(params, "folder", workspace)
     synthesize.run(params, "folder", workspace)
     return workspace
 
 
 @pytest.fixture
-def workspace(prepared: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(prepared, tmp_path / "workspace"))
+def workspace(prepared: Workspace, tmp_path: Path) -> Workspace:
+    return Workspace(shutil.copytree(prepared.root, tmp_path / "workspace"))
 
 
-def changed(workspace: Path, tiny_source: Path, **changes: object) -> Params:
+def changed(workspace: Workspace, tiny_source: Path, **changes: object) -> Params:
     """The workspace's parameters, changed; only the last checkpoint is kept, as by default."""
     tree = tiny.params_tree(tiny_source, train__keep_eval_weights=False, **changes)
-    return load(tiny.write_params(workspace / "params.yaml", tree))
+    return load(tiny.write_params(workspace.params, tree))
 
 
-def one_cell(workspace: Path, tiny_source: Path, **changes: object) -> Params:
+def one_cell(workspace: Workspace, tiny_source: Path, **changes: object) -> Params:
     """Parameters of a single cell."""
     disc = {"source": str(tiny_source), "categories": ["disc"]}
     return changed(workspace, tiny_source, benchmark__methods=["clflow"], data__folder=disc, **changes)
 
 
-def complete(workspace: Path) -> dict[str, float]:
+def complete(workspace: Workspace) -> dict[str, float]:
     """Names of the complete cells, and when each was finished."""
-    return {path.parent.name: path.stat().st_mtime for path in workspace.glob("runs/folder/[!.]*/cell.json")}
+    return {path.parent.name: path.stat().st_mtime for path in workspace.runs("folder").glob(f"[!.]*/{MARKER}")}
 
 
-def logs(workspace: Path) -> list[Path]:
+def logs(workspace: Workspace) -> list[Path]:
     """Of the cells that have begun to report."""
-    return list((workspace / ".clflow" / "logs").glob("*.log"))
+    return list(workspace.logs.glob("*.log"))
 
 
-def start(workspace: Path) -> subprocess.Popen[str]:
+def start(workspace: Workspace) -> subprocess.Popen[str]:
     command = [str(BIN / "clflow"), "train", "--dataset", "folder"]
     return subprocess.Popen(
-        command, cwd=workspace, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        command, cwd=workspace.root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
 
 
-def test_killed_driver_loses_no_finished_cell(workspace: Path, tiny_source: Path):
+def test_killed_driver_loses_no_finished_cell(workspace: Workspace, tiny_source: Path):
     long = {"benchmark__methods": ["clflow"], "train__steps": 400, "train__eval_points": 40}
     changed(workspace, tiny_source, **long, resources__cpus_per_worker=os.cpu_count())  # one after the other
     process = start(workspace)
@@ -80,18 +82,18 @@ def test_killed_driver_loses_no_finished_cell(workspace: Path, tiny_source: Path
     assert len(first) == 1
 
     params = changed(workspace, tiny_source, **long)
-    assert len(train.missing(cells.plan(params, workspace), workspace)) == 1
+    assert len(train.missing(plan_cells(params, workspace), workspace)) == 1
     train.run(params, "folder", workspace)
     after = complete(workspace)
     assert len(after) == 2
     assert {name: after[name] for name in first} == first
     assert [log.read_text().count("step 10 ") for log in logs(workspace)] == [1, 1]  # none was begun again
-    assert not [path for path in (workspace / ".clflow" / "ray").iterdir() if path.name in after]
+    assert not [path for path in workspace.checkpoints.iterdir() if path.name in after]
 
 
-@pytest.mark.parametrize(("workers", "title", "steps"), [(1, "train_alone", 2000), (2, "RayTrainWorker", 400)])
+@pytest.mark.parametrize(("workers", "title", "steps"), [(1, "train_single", 2000), (2, "RayTrainWorker", 400)])
 def test_killed_worker_is_restarted_from_its_last_checkpoint(
-    workspace: Path, tiny_source: Path, workers: int, title: str, steps: int
+    workspace: Workspace, tiny_source: Path, workers: int, title: str, steps: int
 ):
     longer = {"train__steps": steps, "train__eval_points": steps // 20}
     params = one_cell(workspace, tiny_source, resources__workers_per_cell=workers, **longer)
@@ -103,29 +105,29 @@ def test_killed_worker_is_restarted_from_its_last_checkpoint(
     victims[0].kill()
     output, _ = process.communicate()
     assert process.returncode == 0, output
-    (cell,) = cells.plan(params, workspace)
-    history = pd.read_csv(workspace / "runs" / "folder" / cell.name / "history.csv")
+    (cell,) = plan_cells(params, workspace)
+    history = pd.read_csv(workspace.run(cell) / "history.csv")
     assert list(history["step"]) == list(range(20, steps + 1, 20))
     assert [log.read_text().count("step 20 ") for log in logs(workspace)] == [1]
 
 
-def test_failed_cell_is_named_and_stops_no_other(workspace: Path, tiny_source: Path):
+def test_failed_cell_is_named_and_stops_no_other(workspace: Workspace, tiny_source: Path):
     tree = tiny.params_tree(tiny_source, benchmark__methods=["clflow"])
     tree["overrides"] = {"folder/disc": {"train": {"learning_rate": 1e30, "warmup": 0}}}
-    params = load(tiny.write_params(workspace / "params.yaml", tree))
+    params = load(tiny.write_params(workspace.params, tree))
     with pytest.raises(CellError, match=r"1 of 2 cells of folder failed.*disc-clflow-s0.*log: .*\.log") as error:
         train.run(params, "folder", workspace)
     assert "stripes" not in str(error.value)
     assert {name.split("-")[0] for name in complete(workspace)} == {"stripes"}
-    (log,) = (workspace / ".clflow" / "logs").glob("disc-*.log")
+    (log,) = workspace.logs.glob("disc-*.log")
     assert "training diverged" in log.read_text()
     runs = mlflow.search_runs(search_all_experiments=True, filter_string="status = 'FAILED'", output_format="list")
     assert {run.data.tags["category"] for run in runs} == {"disc"}
 
 
-def test_cells_of_slots_that_cannot_run_fail_with_the_reason(workspace: Path, tiny_source: Path):
-    (workspace / "file").touch()
-    params = one_cell(workspace, tiny_source, resources__storage=str(workspace / "file"))
+def test_cells_of_slots_that_cannot_run_fail_with_the_reason(workspace: Workspace, tiny_source: Path):
+    (workspace.root / "file").touch()
+    params = one_cell(workspace, tiny_source, resources__storage=str(workspace.root / "file"))
     with pytest.raises(CellError, match=r"1 of 1 cells of folder failed"):
         train.run(params, "folder", workspace)
     (log,) = logs(workspace)
@@ -133,18 +135,18 @@ def test_cells_of_slots_that_cannot_run_fail_with_the_reason(workspace: Path, ti
     assert not complete(workspace)
 
 
-def test_two_gloo_workers_train_one_cell(workspace: Path, tiny_source: Path):
+def test_two_gloo_workers_train_one_cell(workspace: Workspace, tiny_source: Path):
     params = one_cell(workspace, tiny_source, resources__workers_per_cell=2)
     train.run(params, "folder", workspace)
-    (cell,) = cells.plan(params, workspace)
-    record = read_json(workspace / "runs" / "folder" / cell.name / "cell.json")
+    (cell,) = plan_cells(params, workspace)
+    record = read_json(workspace.run(cell) / MARKER)
     assert record["params_added"] > 0
     alone = changed(workspace, tiny_source)
-    assert cell.key not in {other.key for other in cells.plan(alone, workspace)}
+    assert cell.key not in {other.key for other in plan_cells(alone, workspace)}
 
 
 def test_training_finishes_without_tracking_and_sync_catches_up(
-    workspace: Path, tiny_source: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    workspace: Workspace, tiny_source: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     params = one_cell(workspace, tiny_source)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
@@ -152,7 +154,7 @@ def test_training_finishes_without_tracking_and_sync_catches_up(
     said = capsys.readouterr().out
     assert "clflow sync" in said
     assert re.search(r"1 cells in \d+ s; slots trained for \d+% of it", said)
-    wanted = cells.plan(params, workspace)
+    wanted = plan_cells(params, workspace)
     assert not train.missing(wanted, workspace)
     with pytest.raises(ClflowError, match=r"127\.0\.0\.1:9"):
         Tracker.connect(params, workspace).require()
@@ -162,7 +164,7 @@ def test_training_finishes_without_tracking_and_sync_catches_up(
         tracker = Tracker.connect(params, workspace)
         tracker.sync(wanted, workspace)
         tracker.require()
-    client = mlflow.MlflowClient(f"sqlite:///{workspace / 'mlflow.db'}")
+    client = mlflow.MlflowClient(f"sqlite:///{workspace.mlflow_database}")
     experiment = client.get_experiment_by_name("clflow")
     assert experiment is not None
     (run,) = client.search_runs([experiment.experiment_id], f"tags.`clflow.cell_key` = '{wanted[0].key}'")
@@ -170,18 +172,18 @@ def test_training_finishes_without_tracking_and_sync_catches_up(
     assert [point.step for point in client.get_metric_history(run.info.run_id, "loss")] == [4, 8]
 
 
-def test_too_few_resources_is_one_sentence(workspace: Path, tiny_source: Path):
+def test_too_few_resources_is_one_sentence(workspace: Workspace, tiny_source: Path):
     params = changed(workspace, tiny_source, resources__cpus_per_worker=1000)
     with pytest.raises(ClflowError, match=r"one cell needs 1 x .*1000.*resources\.workers_per_cell"):
         train.run(params, "folder", workspace)
 
 
-def test_parameters_change_the_keys_of_those_methods_that_read_them(workspace: Path, tiny_source: Path):
+def test_parameters_change_the_keys_of_those_methods_that_read_them(workspace: Workspace, tiny_source: Path):
     methods = ["clflow", "fastflow", "anomalib-padim"]
 
     def keys(**changes: object) -> set[tuple[str, str]]:
         params = changed(workspace, tiny_source, benchmark__methods=methods, **changes)
-        return {(cell.method, cell.key) for cell in cells.plan(params, workspace)}
+        return {(cell.method, cell.key) for cell in plan_cells(params, workspace)}
 
     before = keys()
     assert {method for method, _ in before - keys(train__steps=9)} == {"clflow", "fastflow"}
@@ -190,8 +192,8 @@ def test_parameters_change_the_keys_of_those_methods_that_read_them(workspace: P
 
 
 def test_order_is_largest_first_and_every_category_before_the_second_of_any():
-    def cell(category: str, seed: int, images: int) -> cells.Cell:
-        return cells.Cell("d", category, "clflow", seed, f"{category}{seed}", images)
+    def cell(category: str, seed: int, images: int) -> Cell:
+        return Cell("d", category, "clflow", seed, f"{category}{seed}", images)
 
     small, large = [cell("small", s, 10) for s in (0, 1)], [cell("large", s, 99) for s in (0, 1)]
     assert train.in_order([*small, *large]) == [large[0], small[0], large[1], small[1]]
