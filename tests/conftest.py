@@ -11,8 +11,13 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.pop("MLFLOW_TRACKING_URI", None)
 
 import pytest
+from hypothesis import settings
 
 from tests import tiny
+
+# How long an example takes says more about who else computes here.
+settings.register_profile("shared machine", deadline=None)
+settings.load_profile("shared machine")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -14,7 +14,7 @@ from scipy.ndimage import gaussian_filter
 from clflow.errors import DataError, WeightsError
 from clflow.features.extraction import FeatureGrid
 from clflow.methods.loading import load_detector
-from clflow.model import detector as detecting
+from clflow.model import scorer as scoring
 from clflow.model.detector import Detector
 from clflow.model.flow import Flow, Flows
 from clflow.model.scorer import anomaly_score, pool_scores, score_maps, subtract_local_mean
@@ -45,7 +45,7 @@ def test_a_few_positions_at_a_time_give_the_scores_of_all(monkeypatch: pytest.Mo
     features = torch.randn(5, 4, 8, 6, dtype=torch.float64)
     whole = score_maps(flows, features)
     flows.register_forward_hook(lambda module, arguments, output: calls.append(len(arguments[0])))
-    monkeypatch.setattr(detecting, "POSITIONS_AT_ONCE", 60)
+    monkeypatch.setattr(scoring, "POSITIONS_AT_ONCE", 60)
     torch.testing.assert_close(score_maps(flows, features), whole)
     assert calls == [60, 60, 40]
 

@@ -18,13 +18,14 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:100])
 
 
+def weights_of_an_evaluation(of: Trained) -> Path:
+    return min((of.folder("disc") / EVAL_WEIGHTS).iterdir())
+
+
 @pytest.mark.parametrize(
     ("find", "sentence"),
     [
-        (
-            lambda at: min((at.folder("disc") / EVAL_WEIGHTS).iterdir()),
-            r"^.*safetensors is damaged \(.*train.* again\.$",
-        ),
+        (weights_of_an_evaluation, r"^.*safetensors is damaged \(.*train.* again\.$"),
         (lambda at: at.folder("disc") / "scorer.safetensors", r"^.* no whole trained detector \(.*train.* again\.$"),
         (lambda at: next((at.images / "disc" / "test" / "good").iterdir()), r"^.*\.png.*\.$"),
     ],
