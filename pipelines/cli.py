@@ -40,7 +40,9 @@ def fetch(dataset: DatasetName, params: ParamsFile = DEFAULT) -> None:
 
 @app.command()
 def plan(
-    dataset: DatasetName,
+    dataset: Annotated[
+        str | None, typer.Option("--dataset", help="A dataset of the parameter file; default: all of the benchmark.")
+    ] = None,
     params: ParamsFile = DEFAULT,
     explain: Annotated[
         str | None,
@@ -53,10 +55,14 @@ def plan(
     """Write which synthetic sets, cells and scores are asked for, and what their keys are made of."""
     from pipelines.stages import plan as stage
 
-    if explain is None:
-        stage.run(*_workspace(params, dataset), inputs_only)
-    else:
-        stage.explain(*_workspace(params, dataset), explain)
+    loaded, workspace = _load(params)
+    if explain is not None:
+        if dataset is None:
+            raise ClflowError("--explain is about one cell; name its --dataset, too.")
+        stage.explain(loaded, dataset, workspace, explain)
+        return
+    for name in (dataset,) if dataset else loaded.benchmark.datasets:
+        stage.run(loaded, name, workspace, inputs_only)
 
 
 @app.command()

@@ -41,7 +41,7 @@ def test_command_exists(command: str):
         called = CliRunner().invoke(app, [verb, "--help"])
         code, said, errors = called.exit_code, called.stdout, called.stderr
     else:
-        deeper = ["show"] if command == "dvc metrics show" else []
+        deeper = [word for word in shlex.split(command)[2:3] if verb in ("metrics", "exp")]
         arguments = [str(BIN / program), verb, *deeper, "--help"]
         result = subprocess.run(arguments, capture_output=True, text=True, check=False)
         code, said, errors = result.returncode, result.stdout, result.stderr

@@ -18,8 +18,8 @@ def run(params: Params, dataset: str, workspace: Workspace, inputs_only: bool = 
         ParameterError, WeightsError: what the parameters name does not exist.
     """
     plan = Plan(params, dataset, workspace)
+    plan.write(FIRST)
     if inputs_only:
-        plan.write(FIRST)
         print(f"{dataset}: {len(plan.synthetic)} sets of synthetic anomalies")
     else:
         plan.write(SECOND)

@@ -149,7 +149,7 @@ class Plan:
         return {"dataset": self.dataset, "categories": of_each, "settings": settings}
 
     def write(self, stages: tuple[str, ...] = FIRST + SECOND) -> None:
-        """Write what each of these stages depends on; with the last ones, the plan as a person reads it."""
+        """Write what each of these stages depends on; with `SECOND`, the plan as a person reads it, too."""
         for stage in stages:
             write_json(self.workspace.plan(self.dataset, stage), getattr(self, f"_{stage}")())
         if set(SECOND) <= set(stages):
