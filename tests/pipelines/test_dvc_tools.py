@@ -1,0 +1,118 @@
+"""DVC's own tools across commits: each works once in a git checkout, on one category of the tiny dataset."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests import tiny
+from tests.pipelines.command import run
+
+WHO = {f"GIT_{who}_{what}": "tests@localhost" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+ALWAYS = {"fetch@folder", "plan_inputs@folder", "plan@folder"}
+FILES = (".dvc", ".dvcignore", ".gitignore", "dvc.yaml", "tuned")
+
+
+@dataclass(frozen=True)
+class Checkout:
+    """A git checkout of the pipeline, with the tiny dataset's parameters."""
+
+    folder: Path
+
+    def call(self, *command: str) -> str:
+        result = run(*command, cwd=self.folder, **WHO)
+        assert result.returncode == 0, result.stdout
+        return result.stdout
+
+    def git(self, *arguments: str) -> str:
+        done = subprocess.run(
+            ["git", "-c", "user.name=tests", "-c", "user.email=tests@localhost", *arguments],
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return done.stdout
+
+    def stages_that_ran(self, output: str) -> set[str]:
+        return {line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage ")}
+
+
+@pytest.fixture(scope="module")
+def checkout(tiny_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    """A commit whose pipeline has run."""
+    folder = tmp_path_factory.mktemp("dvc") / "checkout"
+    tracked = subprocess.run(["git", "ls-files", *FILES], cwd=tiny.ROOT, capture_output=True, text=True, check=True)
+    for name in tracked.stdout.splitlines():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes((tiny.ROOT / name).read_bytes())
+    data = {"source": str(tiny_source), "categories": ["disc"]}
+    tree = tiny.params_tree(tiny_source, data__folder=data, benchmark__methods=["clflow"])
+    tiny.write_params(folder / "params.yaml", tree)
+    made = Checkout(folder)
+    made.git("init", "--quiet")
+    made.git("add", "--all")
+    made.git("commit", "--quiet", "--message", "parameters")
+    made.call("dvc", "repro")
+    made.git("add", "--all")
+    made.git("commit", "--quiet", "--message", "results")
+    return made
+
+
+def test_an_experiment_is_compared_with_its_commit(checkout: Checkout, tmp_path: Path):
+    ran = checkout.stages_that_ran(checkout.call("dvc", "exp", "run", "-S", "train.steps=10"))
+    assert ran == ALWAYS | {"train@folder", "evaluate@folder", "aggregate", "report"}
+
+    (change,) = json.loads(checkout.call("dvc", "params", "diff", "--json"))["params.yaml"].items()
+    assert change == ("train.steps", {"old": 8, "new": 10})
+    metrics = json.loads(checkout.call("dvc", "metrics", "diff", "--json"))["reports/metrics.json"]
+    assert metrics["folder.clflow.pixel_ap"]["old"] != metrics["folder.clflow.pixel_ap"]["new"]
+    checkout.call("dvc", "plots", "diff", "HEAD", "--out", str(tmp_path / "plots"))
+    assert "reports/plots/history.csv" in (tmp_path / "plots" / "index.html").read_text()
+    shown = list(csv.DictReader(io.StringIO(checkout.call("dvc", "exp", "show", "--csv"))))
+    assert {(row["train.steps"], bool(row["folder.clflow.image_auroc"])) for row in shown} == {
+        ("8", True),
+        ("10", True),
+    }
+
+    checkout.git("checkout", "--quiet", ".")
+    checkout.call("dvc", "checkout")
+    assert checkout.stages_that_ran(checkout.call("dvc", "repro")) == ALWAYS  # both cells are there
+
+
+def test_a_dry_run_after_the_plan_says_what_would_run(checkout: Checkout):
+    params = checkout.folder / "params.yaml"
+    before = params.read_text()
+    try:
+        params.write_text(before.replace("map_size: 64", "map_size: 32"))
+        checkout.call("clflow", "plan")
+        would = checkout.stages_that_ran(checkout.call("dvc", "repro", "--dry"))
+        changed = set(json.loads(checkout.call("dvc", "status", "--json")))
+    finally:
+        params.write_text(before)
+        checkout.call("clflow", "plan")
+    assert would == changed == ALWAYS | {"aggregate"}
+
+
+def test_a_clone_that_pulls_rebuilds_nothing(checkout: Checkout, tmp_path: Path):
+    checkout.call("dvc", "remote", "add", "--local", "--default", "store", str(tmp_path / "store"))
+    checkout.call("dvc", "push")
+    clone = Checkout(tmp_path / "clone")
+    checkout.git("clone", "--quiet", ".", str(clone.folder))
+    clone.call("dvc", "remote", "add", "--local", "--default", "store", str(tmp_path / "store"))
+    clone.call("dvc", "pull")
+    assert clone.stages_that_ran(clone.call("dvc", "repro")) == ALWAYS
+    assert clone.git("status", "--porcelain") == ""
+    for name in ("reports/leaderboard.csv", "reports/leaderboard.md"):
+        assert (clone.folder / name).read_text() == (checkout.folder / name).read_text()
+
+
+def test_gc_keeps_what_the_workspace_holds(checkout: Checkout):
+    checkout.call("dvc", "gc", "--workspace", "--force")
+    assert json.loads(checkout.call("dvc", "status", "--json")).keys() == ALWAYS
