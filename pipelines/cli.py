@@ -204,13 +204,12 @@ def gc(
 @app.command()
 def sync(params: ParamsFile = DEFAULT) -> None:
     """Bring to MLflow what it missed while it could not be reached."""
-    from pipelines.tracking.tracker import Tracker
+    from pipelines.stages import report as stage
     from pipelines.workspace.plan import plan_cells
 
     loaded, workspace = _load(params)
     wanted = plan_cells(loaded, workspace)
-    tracker = Tracker.connect(loaded, workspace)
-    tracker.sync(wanted, workspace)
+    tracker = stage.sync(loaded, wanted, workspace)
     tracker.require()
     print(f"MLflow at {tracker.uri} has all of {len(wanted)} cells that are complete.")
 

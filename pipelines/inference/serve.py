@@ -20,7 +20,8 @@ from pipelines.compute import cluster
 from pipelines.inference.serving.gateway import Gateway
 from pipelines.inference.serving.messages import State
 from pipelines.inference.serving.scorer import Scorer
-from pipelines.registry.locate import champion_version, registered_name, tracking_uri
+from pipelines.registry.locate import champion_version, registered_name
+from pipelines.tracking.server import tracking_uri
 from pipelines.workspace.paths import Workspace
 
 _APPLICATION = "clflow"

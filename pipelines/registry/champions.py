@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModel
 from mlflow.entities.model_registry import ModelVersion
@@ -24,7 +25,8 @@ from mlflow.exceptions import MlflowException
 from clflow.errors import ClflowError, PromotionError
 from pipelines.registry.evidence import FILE, Evidence
 from pipelines.registry.locate import CHAMPION, SCHEME, download
-from pipelines.tracking.tracker import CELL_KEY
+from pipelines.tracking.runs import CELL_KEY, MODEL, RECORD, Runs
+from pipelines.tracking.server import reason
 
 CHALLENGER = "challenger"
 """The alias of the version that was registered last and is not champion; and its verdict."""
@@ -53,23 +55,23 @@ class Registry:
             raise
 
     def versions_of_cell(self, name: str, key: str) -> list[ModelVersion]:
-        """The versions that hold the model of a cell, oldest first; more than one if two registered it at once."""
+        """The versions that hold a model of a cell, oldest first: one for each training of the cell, or more if two
+        registered it at once."""
         found = self.client.search_model_versions(f"name = '{name}' and tags.`{CELL_KEY}` = '{key}'")
         return sorted(found, key=number)
 
-    def logged_model(self, experiment: str, key: str) -> LoggedModel | None:
-        """The model that the run of a cell logged last."""
+    def logged_model(self, experiment: str, evidence: Evidence) -> LoggedModel | None:
+        """The model that was logged by the run of the training which made a cell's files."""
         found = self.client.get_experiment_by_name(experiment)
         if found is None:
             return None
-        place = [found.experiment_id]
-        runs = self.client.search_runs(place, f"tags.`{CELL_KEY}` = '{key}'", max_results=1)
-        if not runs:
-            return None
-        newest = [{"field_name": "creation_time", "ascending": False}]
-        condition = f"source_run_id = '{runs[0].info.run_id}'"
-        models = self.client.search_logged_models(place, condition, max_results=1, order_by=newest)
-        return models[0] if models else None
+        run = Runs(self.client, found.experiment_id).of_record(evidence.cell.key, evidence.record)
+        try:
+            return self.client.get_logged_model(run.data.tags[MODEL]) if run and MODEL in run.data.tags else None
+        except MlflowException as error:
+            if error.error_code in _ABSENT:
+                return None
+            raise
 
     def model_folder(self, version: ModelVersion, into: Path) -> Path:
         """The files of a version's model, downloaded ``into`` an empty folder."""
@@ -88,14 +90,17 @@ class Registry:
             except (PromotionError, MlflowException, OSError, KeyError, TypeError, ValueError) as error:
                 raise PromotionError(
                     f"version {number(version)} of {version.name} at {self.uri} was not promoted by clflow: it has no "
-                    f"valid {FILE} ({' '.join(str(error).split())[:200]}); delete the version or its alias."
+                    f"valid {FILE} ({reason(error)}); delete the version or its alias."
                 ) from None
 
-    def register(self, name: str, model: LoggedModel, key: str) -> ModelVersion:
+    def register(self, name: str, model: LoggedModel, evidence: Evidence) -> ModelVersion:
         """Make the logged model of a cell a version, and challenger for now."""
         self._ensure_model(name)
+        # A database of MLflow's own looks the model up on the server of the process, whomever it is asked by.
+        mlflow.set_tracking_uri(self.uri)
+        tags = {CELL_KEY: evidence.cell.key, RECORD: evidence.record}
         version = self.client.create_model_version(
-            name, f"{SCHEME}{model.model_id}", model.source_run_id, tags={CELL_KEY: key}, model_id=model.model_id
+            name, model.model_uri, model.source_run_id, tags=tags, model_id=model.model_id
         )
         self.client.set_registered_model_alias(name, CHALLENGER, version.version)
         return version
@@ -182,8 +187,9 @@ class Registry:
         try:
             self.client.search_registered_models(max_results=1)
         except Exception as error:  # MLflow, SQLAlchemy and requests each raise their own
-            reason = " ".join(str(error).split())[:200]
-            raise ClflowError(f"MLflow at {self.uri} does not work ({reason}); start it or correct its URI.") from None
+            raise ClflowError(
+                f"MLflow at {self.uri} does not work ({reason(error)}); start it or correct its URI."
+            ) from None
 
     def _version(self, name: str, version: str | None) -> ModelVersion | None:
         """A version by its number, if it was not deleted."""

@@ -55,6 +55,11 @@ class Evidence:
     def protocol_hash(self) -> str:
         return fingerprint(self.protocol)
 
+    @property
+    def record(self) -> str:
+        """Hash of cell.json, which no two trainings of the cell write alike."""
+        return self.files[cells.MARKER]
+
     def write(self, folder: Path) -> None:
         """Write evidence.json and scores.csv."""
         table = folder / SCORES
@@ -88,8 +93,7 @@ class Evidence:
         for name in sorted(self.files.keys() | found.keys()):
             if self.files.get(name) != found.get(name):
                 raise PromotionError(
-                    f"{name} of cell {self.cell.name} is not the same {where}; restore the one that was changed or, if "
-                    "the cell was trained twice, delete its run in MLflow."
+                    f"{name} of cell {self.cell.name} is not the same {where}; restore the one that was changed."
                 )
 
     def require_protocol(self, params: Params) -> None:

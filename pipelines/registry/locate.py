@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from clflow.errors import ClflowError, DataError
 from clflow.model.detector import CONFIG_FILE
+from pipelines.tracking.server import reason, tracking_uri
 from pipelines.workspace.paths import Workspace
-
-# Without these, a server that is down would be asked for minutes at every call. MLflow reads them at each.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 SCHEME = "models:/"
 CHAMPION = "champion"
@@ -24,11 +19,6 @@ CHAMPION = "champion"
 def registered_name(dataset: str, category: str) -> str:
     """The registered model of a category."""
     return f"clflow-{dataset}-{category}"
-
-
-def tracking_uri(workspace: Workspace) -> str:
-    """The MLflow server: MLFLOW_TRACKING_URI, else the database in the workspace."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{workspace.mlflow_database}"
 
 
 def champion_version(name: str, uri: str) -> int:
@@ -110,7 +100,6 @@ def _registry(reference: str, uri: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # MLflow, SQLAlchemy, requests and object stores each raise their own
-        reason = " ".join(str(error).split())[:200]
         raise ClflowError(
-            f"{reference} is unavailable from MLflow at {uri} ({reason}); check name and alias."
+            f"{reference} is unavailable from MLflow at {uri} ({reason(error)}); check name and alias."
         ) from None

@@ -22,8 +22,10 @@ from pipelines.registry.candidate import Candidate
 from pipelines.registry.champions import CHALLENGER, Registry, number
 from pipelines.registry.evidence import file_hashes
 from pipelines.registry.gate import Judgement, judge, score_again
-from pipelines.registry.locate import CHAMPION, download, registered_name, require_database, tracking_uri
+from pipelines.registry.locate import CHAMPION, download, registered_name, require_database
 from pipelines.registry.outcome import REFUSED, UNCHANGED, Outcome, write_table
+from pipelines.tracking.runs import RECORD
+from pipelines.tracking.server import reason, tracking_uri
 from pipelines.tracking.tracker import Tracker
 from pipelines.workspace.paths import Workspace
 
@@ -95,10 +97,10 @@ class Promoter:
             with tempfile.TemporaryDirectory() as scratch:
                 return self._promote(dataset, category, Path(scratch))
         except ClflowError as error:
-            reason = str(error)
+            why = str(error)
         except MlflowException as error:
-            reason = f"MLflow failed ({' '.join(str(error).split())[:200]}); promote again."
-        return Outcome(dataset, category, REFUSED, (reason,))
+            why = f"MLflow failed ({reason(error)}); promote again."
+        return Outcome(dataset, category, REFUSED, (why,))
 
     def _promote(self, dataset: str, category: str, scratch: Path) -> Outcome:
         if self.source is None:
@@ -109,15 +111,16 @@ class Promoter:
         model = self._logged(candidate, scratch)
         champion = self.target.aliased(name, CHAMPION)
         known = self.target.versions_of_cell(name, evidence.cell.key)
-        settled = _settled(known, champion)
+        settled = _settled(known, champion, evidence.record)
         if settled is not None:
-            version, reason = settled
-            return Outcome(dataset, category, UNCHANGED, (reason,), number(version), evidence)
+            version, why = settled
+            return Outcome(dataset, category, UNCHANGED, (why,), number(version), evidence)
 
         judgement = self._judge(candidate, champion, scratch)
         verdict = CHAMPION if judgement.wins else CHALLENGER
         outcome = Outcome(dataset, category, verdict, judgement.reasons, None, evidence, judgement)
-        version = known[-1] if known else None
+        same = [version for version in known if _is_of(version, evidence.record)]
+        version = same[-1] if same else None
         if version is not None:
             outcome = replace(outcome, version=number(version))
             tags = outcome.tags(candidate.origin, champion and number(champion))
@@ -125,10 +128,10 @@ class Promoter:
                 return replace(outcome, verdict=UNCHANGED)
         if self.dry_run:
             return outcome
-        assert model is not None and model.source_run_id is not None, "a cell that was synced has a run and a model"
+        assert model is not None and model.source_run_id is not None, "a model that was logged has a run"
         self.target.log_evidence(model.source_run_id, evidence)
         if version is None:
-            version = self.target.register(name, model, evidence.cell.key)
+            version = self.target.register(name, model, evidence)
         self._record(version, champion, outcome, candidate.origin)
         return replace(outcome, version=number(version))
 
@@ -136,7 +139,7 @@ class Promoter:
         """The model as the target's MLflow holds it, logged if it was not; None only in a dry run.
 
         Raises:
-            PromotionError: it is not the candidate.
+            PromotionError: it is not the candidate, or was deleted.
             ClflowError: MLflow does not answer.
         """
         cell = candidate.evidence.cell
@@ -144,10 +147,15 @@ class Promoter:
             tracker = Tracker.connect(self.params, self.workspace)
             tracker.sync([cell], candidate.workspace)
             tracker.require()
-        model = self.target.logged_model(self.params.tracking.experiment, cell.key)
+        model = self.target.logged_model(self.params.tracking.experiment, candidate.evidence)
         if model is not None:
             folder = download(model.model_uri, self.target.uri, scratch / "logged")
             candidate.evidence.require_files(file_hashes(folder), f"in MLflow at {self.target.uri}")
+        elif not self.dry_run:
+            raise PromotionError(
+                f"the model of cell {cell.name} was deleted in MLflow at {self.target.uri}; delete its run too and "
+                "promote again."
+            )
         return model
 
     def _judge(self, candidate: Candidate, champion: ModelVersion | None, scratch: Path) -> Judgement:
@@ -194,16 +202,22 @@ class Promoter:
             raise
 
 
-def _settled(known: list[ModelVersion], champion: ModelVersion | None) -> tuple[ModelVersion, str] | None:
-    """A version of the very cell that leaves nothing to judge, and why."""
+def _settled(known: list[ModelVersion], champion: ModelVersion | None, record: str) -> tuple[ModelVersion, str] | None:
+    """A version of the cell that leaves nothing to judge, and why: the very model is champion, or a model of the cell
+    was rolled back, as which one trained again is not to come back."""
     for version in known:
-        if champion is not None and number(version) == number(champion):
+        if champion is not None and number(version) == number(champion) and _is_of(version, record):
             return version, "it is champion already"
     for version in known:
         if champions.ROLLED_BACK_BY in version.tags:
             by, at = version.tags[champions.ROLLED_BACK_BY], version.tags[champions.ROLLED_BACK_AT]
             return version, f"it was rolled back by {by} at {at}; delete these tags to let it compete again"
     return None
+
+
+def _is_of(version: ModelVersion, record: str) -> bool:
+    """Whether a version holds the model of one training of its cell."""
+    return version.tags.get(RECORD) == record
 
 
 def _same(before: dict[str, str], now: dict[str, str]) -> bool:

@@ -1,1 +1,1 @@
-"""MLflow tracking: runs, metrics and logged models."""
+"""MLflow tracking: the server, executions, runs, metrics and logged models."""

@@ -137,6 +137,11 @@ class Workspace:
         return self._private / "logs"
 
     @property
+    def executions(self) -> Path:
+        """Which execution of the benchmark trained a cell."""
+        return self._private / "tracking"
+
+    @property
     def checkpoints(self) -> Path:
         """Cells that are being trained, where no other storage is named."""
         return self._private / "ray"

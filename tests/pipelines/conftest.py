@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import mlflow
 import pytest
 from filelock import FileLock
 
@@ -30,6 +31,14 @@ def ray_session() -> Iterator[None]:
     """One Ray for all stages that run in the tests' own process."""
     with cluster.session(load(tiny.ROOT / "pipelines" / "demo.yaml").resources):
         yield
+
+
+@pytest.fixture(scope="session")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty MLflow database, to be copied: to make one takes seconds."""
+    path = tmp_path_factory.mktemp("database") / "mlflow.db"
+    mlflow.MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
 
 
 @pytest.fixture(scope="session")

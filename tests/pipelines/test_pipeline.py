@@ -66,6 +66,9 @@ def test_every_cell_is_a_run_with_curves_metrics_and_a_model(finished: Path, mon
     assert experiment is not None
     runs = {run.data.tags.get("clflow.cell_key"): run for run in client.search_runs([experiment.experiment_id])}
     parent = runs.pop(None)
+    assert parent.info.status == "FINISHED" and parent.data.tags["commit"]
+    assert parent.data.params["benchmark.name"] == "tiny" and parent.data.params["train.steps"] == "8"
+    assert parent.data.metrics["folder.clflow.image_auroc"] > 0.5
     planned = plan_cells(load(workspace.params), workspace)
     assert runs.keys() == {cell.key for cell in planned}
     for cell in planned:
@@ -75,15 +78,25 @@ def test_every_cell_is_a_run_with_curves_metrics_and_a_model(finished: Path, mon
         assert run.data.tags["data_hash"] and run.data.tags["commit"]
         assert run.data.params["train.steps"] == "8"
         assert [point.step for point in client.get_metric_history(run.info.run_id, "loss")] == [4, 8]
-        assert "test_image_auroc" in run.data.metrics
+        history = pd.read_csv(finished / "runs" / "folder" / cell.name / "history.csv").set_index("step")
+        for name, curve in history.items():
+            logged = {point.step: point.value for point in client.get_metric_history(run.info.run_id, str(name))}
+            assert logged == pytest.approx(curve.dropna().to_dict())
+        (figure,) = client.get_metric_history(run.info.run_id, "test_image_auroc")
+        assert run.info.start_time < figure.timestamp and figure.step == 8
         assert run.inputs is not None
-        assert run.inputs.dataset_inputs[0].dataset.name == f"folder/{cell.category}"
+        assert {each.dataset.name for each in run.inputs.dataset_inputs} == {
+            f"folder/{cell.category}/{split}" for split in ("train", "test")
+        }
         assert "heat_maps.png" in {file.path for file in client.list_artifacts(run.info.run_id)}
 
     cell = planned[0]
     (logged,) = mlflow.search_logged_models(
         [experiment.experiment_id], f"source_run_id = '{runs[cell.key].info.run_id}'", output_format="list"
     )
+    data = read_json(finished / "scores" / "folder" / cell.name / "score.json")["test_hash"][:16]
+    figures = {figure.key: (figure.dataset_name, figure.dataset_digest) for figure in logged.metrics or []}
+    assert figures["test_image_auroc"] == (f"folder/{cell.category}/test", data)
     model = mlflow.pyfunc.load_model(logged.model_uri)
     scores = pd.read_csv(workspace.score(cell) / "scores.csv")
     images = np.stack([np.asarray(Image.open(workspace.data("folder") / path)) for path in scores["path"]])
@@ -91,6 +104,29 @@ def test_every_cell_is_a_run_with_curves_metrics_and_a_model(finished: Path, mon
     assert predicted["score_maps"].shape == (len(scores), tiny.SIZE, tiny.SIZE)
     np.testing.assert_allclose(predicted["image_scores"], scores["image_score"], rtol=1e-5)
     assert not list(workspace.mlflow_artifacts.rglob("*.pkl"))
+
+
+def test_sync_names_the_cells_that_it_could_not_bring(
+    continued: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    workspace = continued / "workspace"
+    (workspace / "mlflow.db").unlink()
+    damaged, *others = sorted(path.parent for path in workspace.glob("runs/folder/[!.]*/cell.json"))
+    (damaged / "history.csv").rename(workspace / "history.csv")
+    arguments = ("sync", "--params", str(workspace / "params.yaml"))
+    said = refusal(*arguments, monkeypatch=monkeypatch, capsys=capsys)
+    assert damaged.name in said and not any(other.name in said for other in others)
+    (workspace / "history.csv").rename(damaged / "history.csv")
+    result = run("clflow", *arguments)
+    assert result.returncode == 0, result.stdout
+    client = mlflow.MlflowClient(f"sqlite:///{workspace / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("clflow")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id], "tags.`clflow.role` = 'cell'")
+    assert {run.info.run_name for run in runs} == {folder.name for folder in (damaged, *others)}
+    assert all("test_image_auroc" in run.data.metrics for run in runs)
+    parents = {run.data.tags["mlflow.parentRunId"] for run in runs}
+    assert len(parents) == 1 and len(runs) == 4
 
 
 def test_second_repro_does_nothing(finished: Path):

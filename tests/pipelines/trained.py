@@ -11,7 +11,8 @@ from mlflow import MlflowClient
 from ruamel.yaml import YAML
 
 from clflow.config.params import Params, load
-from pipelines.registry.locate import CHAMPION, registered_name, tracking_uri
+from pipelines.registry.locate import CHAMPION, registered_name
+from pipelines.tracking.server import tracking_uri
 from pipelines.workspace.cells import Cell
 from pipelines.workspace.paths import Workspace
 from pipelines.workspace.plan import plan_cells

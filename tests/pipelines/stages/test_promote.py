@@ -39,6 +39,7 @@ from clflow.methods.loading import load_detector
 from clflow.methods.registry import find_method
 from clflow.model.detector import WEIGHTS_FILE, Detector, Thresholds
 from pipelines.registry.champions import CHALLENGER, Registry, number
+from pipelines.registry.evidence import file_hashes, of_workspace
 from pipelines.registry.locate import CHAMPION, registered_name
 from pipelines.stages import fetch, promote
 from pipelines.stages.aggregate import aggregate
@@ -47,9 +48,8 @@ from pipelines.workspace.cells import MARKER, SCORED, Cell
 from pipelines.workspace.keys import training_inputs
 from pipelines.workspace.paths import Workspace
 from tests import tiny
-from tests.loopback import free_port
+from tests.mlflow_server import mlflow_server
 from tests.pipelines.command import refusal
-from tests.waiting import answers, wait_until
 
 CLFLOW = str(Path(sys.executable).with_name("clflow"))
 DISC = registered_name("folder", "disc")
@@ -78,10 +78,11 @@ class Bench:
     def cell(self, seed: int, category: str = "disc") -> Cell:
         return Cell("folder", category, "clflow", seed, fingerprint([category, seed]), tiny.TRAIN)
 
-    def add(self, seed: int, right: bool, category: str = "disc") -> Cell:
-        """A cell whose scores put every defect above every normal image, or every one below."""
+    def add(self, seed: int, right: bool, category: str = "disc", seconds: float = 1.5) -> Cell:
+        """A cell whose scores put every defect above every normal image, or every one below; each training of one has
+        taken another time."""
         cell = self.cell(seed, category)
-        self._train(cell)
+        self._train(cell, seconds)
         self._evaluate(cell, right)
         # One category at a time, for which no processes are started.
         folders = sorted(self.workspace.runs("folder").glob(f"{category}-*"))
@@ -101,7 +102,7 @@ class Bench:
     def registry(self) -> Registry:
         return Registry(os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.workspace.mlflow_database}")
 
-    def _train(self, cell: Cell) -> None:
+    def _train(self, cell: Cell, seconds: float) -> None:
         folder = self.workspace.run(cell)
         folder.mkdir(parents=True)
         model = self.params.model
@@ -115,7 +116,7 @@ class Bench:
             **{"commit": "0123456789abcdef", "data_hash": data, "synthetic_hash": "89ab", "tuned": False},
             "protocol": self.params.protocol.model_dump(mode="json"),
             "inputs": training_inputs(self.params, cell.method, data, "89ab"),
-            **{"train_seconds": 1.5, "params_added": 123, "device": "cpu AVX2", "arithmetic": "float32"},
+            **{"train_seconds": seconds, "params_added": 123, "device": "cpu AVX2", "arithmetic": "float32"},
             **{"image_threshold": 1.0, "pixel_threshold": 2.0, "median_pixel_score": 0.5},
         }
         write_json(folder / MARKER, record)
@@ -135,14 +136,6 @@ class Bench:
 
 
 @pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty MLflow database, to be copied: to make one takes seconds."""
-    path = tmp_path_factory.mktemp("database") / "mlflow.db"
-    mlflow.MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
-
-
-@pytest.fixture(scope="module")
 def grid() -> FeatureGrid:
     return FeatureGrid(Backbone(find_weights("tf_efficientnet_lite0", "offline"), (4, 8, 16)), grid=8, pool=1)
 
@@ -151,21 +144,8 @@ def grid() -> FeatureGrid:
 def server(database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of an MLflow server with artifacts of its own."""
     folder = tmp_path_factory.mktemp("server")
-    shutil.copy(database, folder / "server.db")
-    port = free_port()
-    command = [str(Path(CLFLOW).with_name("mlflow")), "server", "--backend-store-uri", f"sqlite:///{folder}/server.db"]
-    command += ["--artifacts-destination", str(folder / "store"), "--host", "127.0.0.1", "--port", str(port)]
-    with (folder / "log").open("w") as log:
-        # Without MLflow's own job runner, which takes as long to start as the server.
-        environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-        process = subprocess.Popen([*command, "--workers", "1"], stdout=log, stderr=log, text=True, env=environment)
-    uri = f"http://127.0.0.1:{port}"
-    try:
-        wait_until(lambda: answers(f"{uri}/health"), process, folder / "log")
+    with mlflow_server(f"sqlite:///{shutil.copy(database, folder)}", folder) as uri:
         yield uri
-    finally:
-        process.terminate()
-        process.wait()
 
 
 @pytest.fixture
@@ -451,12 +431,13 @@ def test_of_many_who_compared_with_the_same_champion_one_wins(
     if over_http:
         request.getfixturevalue("served")
     registry = bench.registry
-    cell = bench.add(0, right=True)
+    bench.add(0, right=True)
     bench.promote()
     compared = registry.aliased(DISC, CHAMPION)
-    model = registry.logged_model(bench.params.tracking.experiment, cell.key)
+    evidence = of_workspace(bench.params, "folder", "disc", bench.workspace)
+    model = registry.logged_model(bench.params.tracking.experiment, evidence)
     assert compared is not None and model is not None
-    versions = [registry.register(DISC, model, cell.key) for _ in range(6)]
+    versions = [registry.register(DISC, model, evidence) for _ in range(6)]
     barrier = Barrier(len(versions))
 
     def set_champion(version: ModelVersion) -> str:
@@ -501,6 +482,43 @@ def test_two_processes_that_promote_at_once_cannot_both_win_silently(bench: Benc
     else:
         assert loser.returncode == 2
         assert "promote again" in told and told.splitlines()[-1].startswith("error: refused: folder/disc")
+
+
+def test_cell_that_another_workspace_trained_too_is_promoted_from_its_own_run(
+    bench: Bench, served: Registry, tmp_path: Path
+):
+    rebuilt, once_more = (copied(bench, tmp_path / name) for name in ("rebuilt", "once more"))
+    bench.add(0, right=True)
+    cell = rebuilt.add(0, right=True, seconds=2.5)
+    bench.promote()
+    rebuilt.promote()
+    assert rebuilt.rows()["disc"]["verdict"] == "challenger"
+    first, second = served.versions_of_cell(DISC, cell.key)
+    assert [version_of(served, alias) for alias in (CHAMPION, CHALLENGER)] == [number(first), number(second)]
+    runs = [served.client.get_run(str(version.run_id)).data.metrics for version in (first, second)]
+    assert [metrics["train_seconds"] for metrics in runs] == [1.5, 2.5]
+    assert served.evidence(second).files == file_hashes(rebuilt.workspace.run(cell))
+    bench.promote()
+    assert bench.rows()["disc"]["reasons"] == "it is champion already"
+
+    rebuilt.configure(promotion__margin=-0.1)
+    rebuilt.promote()
+    assert version_of(served, CHAMPION) == number(second)
+    promote.rollback("folder", "disc", rebuilt.workspace)
+    once_more.add(0, right=True, seconds=3.5)
+    once_more.promote()
+    assert "rolled back by" in once_more.rows()["disc"]["reasons"]
+
+
+def test_model_that_was_deleted_in_mlflow_is_told(bench: Bench):
+    bench.add(0, right=True)
+    bench.promote()
+    version = get_version(bench.registry, "1")
+    bench.registry.client.delete_registered_model(DISC)
+    bench.registry.client.delete_logged_model(str(version.source).removeprefix("models:/"))
+    with pytest.raises(PromotionError, match="refused"):
+        bench.promote()
+    assert "was deleted in MLflow" in bench.rows()["disc"]["reasons"]
 
 
 def test_all_who_begin_at_once_share_one_experiment(bench: Bench, served: Registry, monkeypatch: pytest.MonkeyPatch):
