@@ -91,7 +91,7 @@ class Scored:
                 **{"commit": "0123", "data_hash": "4567", "synthetic_hash": "89ab", "tuned": cell.category == "nut"},
                 **{
                     "protocol": self.params.protocol.model_dump(mode="json"),
-                    "inputs": {"backbone": "resnet18", "parameters": {}},
+                    "inputs": {"backbone": "resnet18", "parameters": {"train.steps": self.params.train.steps}},
                 },
                 **{"train_seconds": 1.5, "params_added": 123456, "device": "cpu AVX2", "arithmetic": "float32"},
                 **{"image_threshold": 0.5, "pixel_threshold": 1.0, "median_pixel_score": 0.0},

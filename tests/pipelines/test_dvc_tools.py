@@ -70,7 +70,7 @@ def test_an_experiment_is_compared_with_its_commit(checkout: Checkout, tmp_path:
     assert ran == ALWAYS | {"train@folder", "evaluate@folder", "aggregate", "report"}
 
     (change,) = json.loads(checkout.call("dvc", "params", "diff", "--json"))["params.yaml"].items()
-    assert change == ("train.steps", {"old": 8, "new": 10})
+    assert change == ("train.steps", {"old": 8, "new": 10, "diff": 2})
     metrics = json.loads(checkout.call("dvc", "metrics", "diff", "--json"))["reports/metrics.json"]
     assert metrics["folder.clflow.pixel_ap"]["old"] != metrics["folder.clflow.pixel_ap"]["new"]
     checkout.call("dvc", "plots", "diff", "HEAD", "--out", str(tmp_path / "plots"))
