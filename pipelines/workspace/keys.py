@@ -8,8 +8,6 @@ from __future__ import annotations
 from typing import Any
 
 from clflow.config.params import Params
-from clflow.features.backbone import weights_identity
-from clflow.features.weights import find_weights
 from clflow.methods.registry import find_method, method_module
 from clflow.provenance import code_of
 
@@ -31,6 +29,10 @@ def training_inputs(params: Params, method: str, data: str, synthetic: str) -> I
     Raises:
         ParameterError, WeightsError: the method, the backbone or its weights do not exist.
     """
+    # They import torch, which who only plans synthetic anomalies must not wait for.
+    from clflow.features.backbone import weights_identity
+    from clflow.features.weights import find_weights
+
     return {
         "data": data,
         "synthetic": synthetic,

@@ -74,7 +74,7 @@ def test_an_experiment_is_compared_with_its_commit(checkout: Checkout, tmp_path:
     metrics = json.loads(checkout.call("dvc", "metrics", "diff", "--json"))["reports/metrics.json"]
     assert metrics["folder.clflow.pixel_ap"]["old"] != metrics["folder.clflow.pixel_ap"]["new"]
     checkout.call("dvc", "plots", "diff", "HEAD", "--out", str(tmp_path / "plots"))
-    assert "reports/plots/history.csv" in (tmp_path / "plots" / "index.html").read_text()
+    assert "HEAD_reports_plots_image_auroc.png" in (tmp_path / "plots" / "index.html").read_text()
     shown = list(csv.DictReader(io.StringIO(checkout.call("dvc", "exp", "show", "--csv"))))
     assert {(row["train.steps"], bool(row["folder.clflow.image_auroc"])) for row in shown} == {
         ("8", True),

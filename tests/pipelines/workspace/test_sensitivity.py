@@ -277,7 +277,7 @@ def with_value(tree: dict[str, Any], path: tuple[str, ...], value: Any, folder: 
 
 
 def named(value: Any) -> str:
-    return ".".join(value) if isinstance(value, tuple) else ""
+    return ".".join(value) if isinstance(value, tuple) else value if isinstance(value, str) else ""
 
 
 def test_every_parameter_is_classified(place: Place):
@@ -382,7 +382,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     forget_code()
 
 
-@pytest.mark.parametrize(("file", "cells", "scores", "further"), SOURCES, ids=lambda value: str(value)[:60])
+@pytest.mark.parametrize(("file", "cells", "scores", "further"), SOURCES, ids=named)
 def test_source_changes_exactly_what_it_computes(
     place: Place, before: Seen, checkout: Path, file: str, cells: set[str], scores: set[str], further: set[str]
 ):
