@@ -13,6 +13,7 @@ from ruamel.yaml import YAML
 from clflow.config.params import load
 from clflow.errors import ParameterError
 from clflow.files import write_atomically
+from pipelines.compute.signals import run_command
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 _PATHS = (("synthesis", "textures"), ("model", "weights"), ("resources", "storage"))
@@ -27,9 +28,7 @@ def run(params: Path, workspace: Path) -> int:
     """
     prepare(params, workspace)
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    code = subprocess.run(
-        [sys.executable, "-m", "dvc", "repro"], cwd=workspace, env=environment, check=False
-    ).returncode
+    code = run_command([sys.executable, "-m", "dvc", "repro"], workspace, environment)
     if code == 0:
         print((workspace / "reports" / "leaderboard.md").read_text(encoding="utf-8"))
         print(f"Leaderboard, plots and galleries: {workspace / 'reports'}")

@@ -13,6 +13,7 @@ import typer
 
 from clflow.config.params import Params, load
 from clflow.errors import ClflowError
+from pipelines.compute.signals import interruptible
 from pipelines.workspace.paths import Workspace
 
 # Libraries are imported inside the verbs: `clflow fetch` must not wait for torch, Ray and MLflow.
@@ -329,13 +330,15 @@ def _categories(params: Params, dataset: str, named: list[str] | None) -> tuple[
 
 
 def main() -> None:
-    """Run a verb. What a person can mend is one sentence and exit code 2; anything else is a bug, with its trace."""
+    """Run a verb. What a person can mend is one sentence and exit code 2, and what is interrupted ends with 130 or 143;
+    anything else is a bug, with its trace."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)
     # Weights come from where the parameters say; a hub that cannot be reached must fail at once, not after a minute.
     os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", "10")
     try:
-        app()
+        with interruptible():
+            app()
     except ClflowError as error:
         _stop(str(error))
     except OSError as error:

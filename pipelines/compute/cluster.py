@@ -13,6 +13,7 @@ import ray
 
 from clflow.config.schema import Resources
 from clflow.errors import ClflowError
+from pipelines.compute.signals import sigterm_kept
 from pipelines.workspace.paths import Workspace
 
 
@@ -33,21 +34,26 @@ def session(resources: Resources) -> Iterator[None]:
     if resources.cluster == "local":  # nobody takes this machine away, and the watcher is one process more per cell
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     try:
-        ray.init(
-            address=resources.cluster,
-            include_dashboard=False if resources.cluster == "local" else None,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+        _join(resources)
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _join(resources: Resources) -> None:
+    try:
+        with sigterm_kept():
+            ray.init(
+                address=resources.cluster,
+                include_dashboard=False if resources.cluster == "local" else None,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
     except ConnectionError as error:
         raise ClflowError(
             f"no Ray cluster answers at resources.cluster {resources.cluster!r} ({error}); start it or use local, and "
             "if it asks for a token, as clusters since Ray 2.59 do, set RAY_AUTH_MODE=token where its token is."
         ) from None
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 def has_gpus() -> bool:

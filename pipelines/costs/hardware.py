@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import platform
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
 
 from clflow.errors import ClflowError
+from pipelines.compute.signals import process_pool
 
 Result = TypeVar("Result")
 
@@ -20,7 +19,7 @@ _PACKAGES = ("torch", "torchvision", "timm", "FrEIA")
 
 def alone(work: Callable[..., Result], *arguments: object) -> Result:
     """Do some work in a fresh process."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+    with process_pool(1) as pool:
         return pool.submit(work, *arguments).result()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import signal
 import socket
 import time
 
@@ -17,6 +16,7 @@ from ray.serve.schema import LoggingConfig
 from clflow.config.params import Params
 from clflow.errors import ClflowError
 from pipelines.compute import cluster
+from pipelines.compute.signals import Interrupted
 from pipelines.inference.serving.gateway import Gateway
 from pipelines.inference.serving.messages import State
 from pipelines.inference.serving.scorer import Scorer
@@ -42,12 +42,11 @@ def run(params: Params, dataset: str, workspace: Workspace, categories: tuple[st
         champion_version(registered_name(dataset, category), tracking_uri(workspace))
     with cluster.session(params.resources):
         _require_room(params)
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # both signals raise KeyboardInterrupt
         try:
             scorer = _start(params, dataset, workspace, categories, host, port)
             print(f"serving {len(categories)} categories at http://{host}:{port} (docs at /docs)", flush=True)
             _follow(scorer, params.serving.poll_seconds)
-        except KeyboardInterrupt:
+        except Interrupted:  # how it is told to stop, so its exit code is 0
             print("stopping", flush=True)
         finally:
             serve.delete(_APPLICATION)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from clflow.config.params import Params
 from clflow.errors import ClflowError, DataError
 from clflow.files import read_json, sweep
 from clflow.synthesis.category import MARKER, synthesize_category
+from pipelines.compute.signals import process_pool
 from pipelines.workspace.paths import Workspace
 from pipelines.workspace.plan import Plan, SyntheticSet
 
@@ -66,8 +66,7 @@ def _run_all(dataset: str, jobs: list[_Job]) -> None:
     if workers <= 1:
         _collect(dataset, ((job, job.run) for job in jobs))
         return
-    # Forking a process that runs threads (OpenCV, Ray) can deadlock.
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with process_pool(workers) as pool:
         futures = {pool.submit(job.run): job for job in jobs}
         _collect(dataset, ((futures[future], future.result) for future in as_completed(futures)))
 

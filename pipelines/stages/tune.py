@@ -90,6 +90,7 @@ def _run_trials(
     }
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     os.environ |= {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_AIR_NEW_OUTPUT": "0"}  # the board shows it all
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # it would end the search as if all its trials had been run
     # Tune's own files of the run; what is worth keeping is in the records.
     storage = search.folder / "ray"
     shutil.rmtree(storage, ignore_errors=True)

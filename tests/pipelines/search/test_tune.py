@@ -24,6 +24,7 @@ from pipelines.workspace.paths import Workspace
 from pipelines.workspace.plan import Plan, plan_cells
 from tests import tiny
 from tests.pipelines.command import BIN, run
+from tests.pipelines.interruption import SAID, end, start
 from tests.waiting import wait_until
 
 SPACE = {
@@ -168,6 +169,26 @@ def test_killed_search_goes_on_and_may_be_asked_for_more(workspace: Workspace, t
     for r in search.records():
         assert logged[r.number].data.metrics[OBJECTIVE] == r.objective
         assert logged[r.number].data.params["train.learning_rate"] == str(r.values["train.learning_rate"])
+
+
+def test_interrupted_search_leaves_the_better_result_in_place(workspace: Workspace, tiny_source: Path):
+    params = write(workspace, tiny_source, tune__trials=20, train__steps=100, train__eval_points=4)
+    search = Search.of(Plan(params, "folder", workspace), tiny.CATEGORIES)
+    better = record(0, "finished", 1.0, **present_values(params))
+    earlier = Search(search.dataset, search.categories, search.key, workspace.root / "earlier")
+    earlier.keep(better)
+    target = workspace.tuned("folder")
+    write_found([earlier], False, params, target)
+    found = target.read_bytes()
+
+    log = workspace.root / "log"
+    process = start(str(BIN / "clflow"), "tune", "--dataset", "folder", folder=workspace.root, log=log)
+    wait_until(lambda: len(search.records()) >= 1, process, log)
+    end(process, signal.SIGINT, group=True)
+    said = log.read_text()
+    assert said.splitlines()[-1] == SAID and "Traceback" not in said
+    assert target.read_bytes() == found
+    assert 1 <= len(search.records()) < 20
 
 
 def test_each_category_alone_survives_trials_that_diverge(workspace: Workspace, tiny_source: Path):
