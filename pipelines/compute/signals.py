@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ LIMIT_S = 10.0
 """Seconds that a command may take to unwind; what is left of it then is killed."""
 
 _GRACE_S = 2.0  # for processes that end by themselves once their parent has unwound
+_POLL_S = 1.0  # between two looks whether DVC is alive
 _OUTER_S = 2.0  # for a command that waits for one of ours, which may take the limit
 _SENTENCE = "interrupted; what is finished is kept, run the same command again to continue."
 
@@ -53,8 +55,9 @@ def interruptible(limit_s: float = LIMIT_S) -> Iterator[None]:
             signal.set_wakeup_fd(wakeup)
             os.close(write_end)
             interruption.known.wait()
-    except BaseException:
-        if interruption.number is None:
+    except BaseException as end:
+        succeeded = isinstance(end, SystemExit) and not end.code  # a server was told to stop, say
+        if interruption.number is None or succeeded:
             raise
         interruption.finish()
     finally:
@@ -129,9 +132,14 @@ class _Interruption:
 
     def watch(self, read_end: int) -> None:
         """Wait for a signal and bound what follows; in a thread, which works while the main thread is in C code."""
-        numbers = _signals()
-        while (received := os.read(read_end, 1)) and received[0] not in numbers:
-            pass
+        numbers, parent = _signals(), os.getppid()
+        while True:
+            if select.select([read_end], [], [], _POLL_S)[0]:
+                received = os.read(read_end, 1)
+                if not received or received[0] in numbers:
+                    break
+            elif os.getppid() != parent and "DVC_STAGE" in os.environ:  # DVC dies by SIGTERM and tells nobody
+                os.kill(os.getpid(), signal.SIGTERM)
         if received:
             self.number = received[0]
         self.known.set()
