@@ -6,21 +6,24 @@
 SHELL := /bin/bash
 PYTHON ?= python3.11
 VENV ?= .venv
-WORKSPACE ?= $(or $(TMPDIR),/tmp)/clflow-demo-$(shell id -un)
+DEMO_WORKSPACE = $(or $(TMPDIR),/tmp)/clflow-demo-$(shell id -un)
 BIN := $(abspath $(VENV))/bin
 INSTALLED := $(VENV)/.installed-$(shell cksum < pyproject.toml | tr -d ' ')
 CLFLOW = PATH="$(BIN):$$PATH" $(BIN)/clflow
 
-.PHONY: demo test lint benchmark install
+.PHONY: demo test lint benchmark named install
 .DEFAULT_GOAL := demo
 
 
 demo: install
-	$(CLFLOW) benchmark --params pipelines/demo.yaml --workspace "$(WORKSPACE)"
+	$(CLFLOW) benchmark --params pipelines/demo.yaml --workspace "$(or $(WORKSPACE),$(DEMO_WORKSPACE))"
 
-benchmark: install
-	@test -n "$(PARAMS)" || { echo "error: name the parameter file: make benchmark PARAMS=<file> WORKSPACE=<dir>" >&2; exit 2; }
+benchmark: named install
 	$(CLFLOW) benchmark --params "$(PARAMS)" --workspace "$(WORKSPACE)"
+
+named:
+	@test -n "$(PARAMS)" || { echo "error: name the parameter file: make benchmark PARAMS=<file> WORKSPACE=<dir>" >&2; exit 2; }
+	@test -n "$(WORKSPACE)" || { echo "error: name the folder to work in: make benchmark PARAMS=<file> WORKSPACE=<dir>" >&2; exit 2; }
 
 test: install
 	PATH="$(BIN):$$PATH" $(BIN)/python -m pytest

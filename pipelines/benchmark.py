@@ -7,24 +7,31 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from ruamel.yaml import YAML
 
 from clflow.config.params import load
-from clflow.errors import ParameterError
-from clflow.files import write_atomically
+from clflow.errors import ClflowError, ParameterError
+from clflow.files import file_sha256, read_json, write_json
 from pipelines.compute.signals import run_command
+from pipelines.workspace.outputs import MARKER, Outputs
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 _PATHS = (("synthesis", "textures"), ("model", "weights"), ("resources", "storage"))
 _NAMES = {"hub", "offline"}
+_COMMAND = "clflow benchmark"
+_PARAMS = "params.yaml"
+_COPIES = (".dvcignore", "dvc.yaml", "tuned/README.md")
+_PACKAGES = ("clflow", "pipelines")  # what the stages depend on is the code that runs
+_FILLED = ("data", "synthetic", "runs", "scores", "reports", "tuned")
 
 
 def run(params: Path, workspace: Path) -> int:
     """Prepare the workspace, run `dvc repro` in it, print the leaderboard; returns DVC's exit code.
 
     Raises:
-        ParameterError: the parameter file does not fit the schema, or the workspace is the checkout itself.
+        ClflowError: see `prepare`.
     """
     prepare(params, workspace)
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
@@ -37,29 +44,72 @@ def run(params: Path, workspace: Path) -> int:
 
 
 def prepare(params: Path, workspace: Path) -> None:
-    """Make or update a workspace. Relative paths of the parameter file keep meaning what they meant where it lies."""
+    """Make or update a workspace. Relative paths of the parameter file keep meaning what they meant where it lies.
+
+    Raises:
+        ParameterError: the parameter file does not fit the schema, or the workspace is the checkout itself.
+        ClflowError: the folder is no workspace, or that of another parameter file, or its copies were edited.
+    """
     load(params)
     if workspace == CHECKOUT:
         raise ParameterError("the workspace is the checkout itself; name another folder, or run `dvc repro` here.")
-    workspace.mkdir(parents=True, exist_ok=True)
+    record, outputs = workspace / ".clflow" / "workspace.json", Outputs(workspace)
+    if not (workspace / MARKER).exists():
+        _require_free(workspace)
+    elif record.exists():
+        _require_same(params, workspace, read_json(record))
+    tree = _anchored(params)
+    _require_unedited(outputs, params, workspace, tree)
+    with outputs.replace(_COMMAND) as staging:
+        for name in _COPIES:
+            (staging / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(CHECKOUT / name, staging / name)
+        with (staging / _PARAMS).open("w", encoding="utf-8") as file:
+            YAML().dump(tree, file)
+    write_json(record, {"params": os.path.relpath(params, workspace), "sha256": file_sha256(params)})
     if not (workspace / ".dvc").exists():
         subprocess.run([sys.executable, "-m", "dvc", "init", "--no-scm", "--quiet"], cwd=workspace, check=True)
         subprocess.run([sys.executable, "-m", "dvc", "config", "core.analytics", "false"], cwd=workspace, check=True)
-    shutil.copyfile(CHECKOUT / ".dvcignore", workspace / ".dvcignore")
-    shutil.copyfile(CHECKOUT / "dvc.yaml", workspace / "dvc.yaml")
-    for package in ("clflow", "pipelines"):  # what the stages depend on is the code that runs
+    for package in _PACKAGES:
         link = workspace / package
-        if link.is_symlink():
-            link.unlink()
+        link.unlink(missing_ok=True)
         link.symlink_to(CHECKOUT / package, target_is_directory=True)
-    (workspace / "tuned").mkdir(exist_ok=True)
-    shutil.copyfile(CHECKOUT / "tuned" / "README.md", workspace / "tuned" / "README.md")
-    _write_params(params, workspace / "params.yaml")
 
 
-def _write_params(params: Path, target: Path) -> None:
-    yaml = YAML()
-    tree = yaml.load(params.read_text(encoding="utf-8"))
+def _require_free(workspace: Path) -> None:
+    """Make sure that a new workspace replaces nothing."""
+    taken = [name for name in (".dvc", *_COPIES, _PARAMS, *_PACKAGES, *_FILLED) if os.path.lexists(workspace / name)]
+    if taken:
+        raise ClflowError(
+            f"{workspace} holds {taken[0]}, but is no workspace that `{_COMMAND}` made; name another folder."
+        )
+
+
+def _require_same(params: Path, workspace: Path, record: dict[str, str]) -> None:
+    """Make sure that the workspace belongs to the parameter file, which may have been moved."""
+    owner = (workspace / record["params"]).resolve()
+    if owner != params and owner.exists() and record["sha256"] != file_sha256(params):
+        raise ClflowError(
+            f"workspace {workspace} belongs to {owner}, not to {params}; name another folder, or change {owner}."
+        )
+
+
+def _require_unedited(outputs: Outputs, params: Path, workspace: Path, tree: Any) -> None:
+    """Make sure that no edit of a copy would be lost; one that is also made in the parameter file is not."""
+    edited = outputs.changed(_COMMAND)
+    if edited == [_PARAMS] and YAML(typ="safe").load(workspace / _PARAMS) == tree:
+        (workspace / _PARAMS).unlink()
+    elif edited:
+        copy, source = workspace / edited[0], params if edited[0] == _PARAMS else CHECKOUT / edited[0]
+        raise ClflowError(
+            f"{copy} was edited since `{_COMMAND}` wrote it from {source}, and the edit would be lost; run `dvc repro` "
+            f"in {workspace} to use it, or make the edit in {source} and delete the copy."
+        )
+
+
+def _anchored(params: Path) -> Any:
+    """The parameter file's tree, with its relative paths made absolute."""
+    tree = YAML().load(params.read_text(encoding="utf-8"))
     layers = [tree, *tree["overrides"].values(), *tree["variants"].values()]
     places = [(tree, "tuned")]
     places += [(layer[part], key) for layer in layers for part, key in _PATHS if key in layer.get(part, {})]
@@ -68,5 +118,4 @@ def _write_params(params: Path, target: Path) -> None:
         value = section[key]
         if value is not None and value not in _NAMES and "://" not in value:
             section[key] = str((params.parent / value).resolve())
-    with write_atomically(target) as temporary, temporary.open("w", encoding="utf-8") as file:
-        yaml.dump(tree, file)
+    return tree
