@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from clflow.chunks import images_at_once
 from clflow.data.images import resize_to_square
 from clflow.errors import ClflowError, DataError, ParameterError
-from clflow.files import folder_atomically, read_json, write_json
+from clflow.files import file_sha256, folder_atomically, read_json, write_json
 from clflow.model.detector import Detector, Thresholds
 from clflow.precision import computes_bfloat16
 from clflow.score import upsample_maps
@@ -148,6 +148,7 @@ def export(detector: Detector, to: Format, folder: Path, beside: Sequence[Path] 
             "outputs": list(Inspection._fields),
             "largest_difference": worst,
             "largest_difference_squashed": squashed,
+            "files": {path.name: file_sha256(path) for path in sorted(temporary.iterdir())},
         }
         write_json(temporary / CONFIG_FILE, config)
     return worst
@@ -156,6 +157,15 @@ def export(detector: Detector, to: Format, folder: Path, beside: Sequence[Path] 
 def holds_export(folder: Path) -> bool:
     """Whether `export` wrote the folder."""
     return (folder / CONFIG_FILE).is_file()
+
+
+def holds_only_export(folder: Path) -> bool:
+    """Whether all that the folder holds is what `export` wrote, unchanged."""
+    if not holds_export(folder):
+        return False
+    written = read_json(folder / CONFIG_FILE).get("files", {})
+    found = {path.name: file_sha256(path) if path.is_file() else None for path in folder.iterdir()}
+    return found | {CONFIG_FILE: None} == written | {CONFIG_FILE: None}
 
 
 def load(folder: Path, threads: int | None = None, precision: Precision = "float32") -> Exported:

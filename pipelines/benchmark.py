@@ -24,7 +24,7 @@ _COMMAND = "clflow benchmark"
 _PARAMS = "params.yaml"
 _COPIES = (".dvcignore", "dvc.yaml", "tuned/README.md")
 _PACKAGES = ("clflow", "pipelines")  # what the stages depend on is the code that runs
-_FILLED = ("data", "synthetic", "runs", "scores", "reports", "tuned")
+_FILLED = ("data", "plan", "synthetic", "runs", "scores", "reports", "tuned")
 
 
 def run(params: Path, workspace: Path) -> int:

@@ -25,7 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from clflow.config.params import Params
 from clflow.errors import ClflowError
-from clflow.files import write_atomically, write_json
+from clflow.files import write_json
 from clflow.metrics import image_metrics
 from clflow.model.detector import Detector
 from clflow.provenance import commit
@@ -34,6 +34,7 @@ from clflow.training.worker import Worker
 from clflow.training.worker import run as finish
 from pipelines.costs.measure import Case, Images, Trained, test_images, train_alone
 from pipelines.reporting.markdown import markdown_table
+from pipelines.workspace.outputs import Outputs
 from pipelines.workspace.paths import Workspace
 
 METHODS = ("clflow", "fastflow")
@@ -74,10 +75,13 @@ def run(params: Params, dataset: str, categories: Sequence[str], workspace: Work
         out: folder for the two files.
 
     Raises:
-        ClflowError: there is no CUDA device, or the dataset is not there.
+        ClflowError: there is no CUDA device, ``out`` holds such files of somebody else, or the dataset is not there.
     """
     if not torch.cuda.is_available():
         raise ClflowError("no CUDA device is to be seen here; clflow bench measures a processor.")
+    named = " ".join(f"--category {category}" for category in categories)
+    command, outputs = f"clflow bench-accelerator --dataset {dataset} {named}", Outputs(out)
+    outputs.require(command, ("accelerator.json", "accelerator.md"))
     torch.set_num_threads(os.cpu_count() or 1)  # decoding takes as many threads as torch may
     with tempfile.TemporaryDirectory() as name:
         trained = (
@@ -114,10 +118,9 @@ def run(params: Params, dataset: str, categories: Sequence[str], workspace: Work
             "training": _profile(lambda: _fit(first)),
         },
     }
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "accelerator.json", result)
-    with write_atomically(out / "accelerator.md") as temporary:
-        temporary.write_text(page(result), encoding="utf-8")
+    with outputs.replace(command) as folder:
+        write_json(folder / "accelerator.json", result)
+        (folder / "accelerator.md").write_text(page(result), encoding="utf-8")
     print(out / "accelerator.md")
 
 

@@ -15,13 +15,14 @@ import torch
 
 from clflow.config.params import Params
 from clflow.export import FORMATS
-from clflow.files import write_atomically, write_json
+from clflow.files import write_json
 from clflow.precision import computes_bfloat16
 from clflow.provenance import commit
 from pipelines.costs import measure
 from pipelines.costs.hardware import alone, describe, load_after, observe
 from pipelines.costs.measure import Case, Engine
 from pipelines.reporting.markdown import markdown_table
+from pipelines.workspace.outputs import Outputs
 from pipelines.workspace.paths import Workspace
 
 METHODS = ("clflow", "anomalib-fastflow", "anomalib-patchcore-1", "anomalib-padim")
@@ -41,8 +42,11 @@ def run(params: Params, dataset: str, category: str, workspace: Workspace, out: 
         out: folder for the two files.
 
     Raises:
-        ClflowError: the dataset is not there, or extra ``peers`` or ``export`` is not installed.
+        ClflowError: ``out`` holds such files of somebody else, the dataset is not there, or extra ``peers`` or
+            ``export`` is not installed.
     """
+    command, outputs = f"clflow bench --dataset {dataset} --category {category}", Outputs(out)
+    outputs.require(command, ("bench.json", "bench.md"))
     threads = params.resources.cpus_per_worker
     machine = observe(threads, EXTRAS)
     with tempfile.TemporaryDirectory() as name:
@@ -84,10 +88,9 @@ def run(params: Params, dataset: str, category: str, workspace: Workspace, out: 
         "training": training,
         "inference": inference,
     }
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "bench.json", result)
-    with write_atomically(out / "bench.md") as temporary:
-        temporary.write_text(page(result), encoding="utf-8")
+    with outputs.replace(command) as folder:
+        write_json(folder / "bench.json", result)
+        (folder / "bench.md").write_text(page(result), encoding="utf-8")
     print(out / "bench.md")
 
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from clflow.config.params import Params
 from clflow.data.catalogue import find
-from clflow.files import write_atomically, write_json
+from clflow.files import write_json
 from clflow.provenance import commit
 from pipelines.costs import measure
 from pipelines.costs.hardware import alone, load_after, observe
@@ -19,6 +19,7 @@ from pipelines.costs.hardware import describe as describe_machine
 from pipelines.costs.measure import Job
 from pipelines.reporting.markdown import markdown_table
 from pipelines.reporting.plots import house_style, save
+from pipelines.workspace.outputs import Outputs
 from pipelines.workspace.paths import Workspace
 
 METHOD = "clflow"
@@ -58,8 +59,10 @@ def run(params: Params, dataset: str, category: str, workspace: Workspace, out: 
         out: folder for the three files.
 
     Raises:
-        ClflowError: the dataset is not there.
+        ClflowError: ``out`` holds such files of somebody else, or the dataset is not there.
     """
+    command, outputs = f"clflow bench --growth --dataset {dataset} --category {category}", Outputs(out)
+    outputs.require(command, ("growth.json", "growth.md", FIGURE))
     threads = params.resources.cpus_per_worker
     machine, rows = observe(threads, {}), []
     for job in sweep(params, dataset, category):
@@ -75,11 +78,10 @@ def run(params: Params, dataset: str, category: str, workspace: Workspace, out: 
         "machine": machine | load_after(),
         "growth": rows,
     }
-    out.mkdir(parents=True, exist_ok=True)
-    figure(rows, out / FIGURE)
-    write_json(out / "growth.json", result)
-    with write_atomically(out / "growth.md") as temporary:
-        temporary.write_text(page(result), encoding="utf-8")
+    with outputs.replace(command) as folder:
+        figure(rows, folder / FIGURE)
+        write_json(folder / "growth.json", result)
+        (folder / "growth.md").write_text(page(result), encoding="utf-8")
     print(out / "growth.md")
 
 

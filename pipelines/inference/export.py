@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from clflow.errors import ClflowError
-from clflow.export import Format, export, holds_export
+from clflow.export import Format, export, holds_only_export
 from clflow.methods.loading import load_detector
 from pipelines.inference import watch
 from pipelines.registry.locate import local_folder
@@ -25,8 +25,8 @@ def run(reference: str, out: Path, to: Format) -> None:
     Raises:
         ClflowError: the model is unavailable or cannot be exported, or ``out`` holds something else.
     """
-    if out.exists() and not holds_export(out):
-        raise ClflowError(f"--out {out} holds something else than an exported detector; name another folder.")
+    if out.exists() and not holds_only_export(out):
+        raise ClflowError(f"--out {out} holds something else than an unchanged exported detector; name another folder.")
     with tempfile.TemporaryDirectory() as download:
         folder = local_folder(reference, Workspace(Path.cwd()), Path(download))
         detector = load_detector(folder)

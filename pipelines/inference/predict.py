@@ -25,14 +25,15 @@ from clflow import heatmap
 from clflow.data.images import EXTENSIONS, open_rgb, resize_to_square
 from clflow.errors import ClflowError, DataError
 from clflow.export import holds_export, load
-from clflow.files import folder_atomically, write_atomically
+from clflow.files import TEMPORARY
 from clflow.heatmap import Picture
 from clflow.methods.loading import load_detector
 from clflow.model.detector import Thresholds
 from clflow.prefetch import prefetch
 from clflow.score import upsample
 from pipelines.inference import watch
-from pipelines.registry.locate import local_folder
+from pipelines.registry.locate import SCHEME, local_folder
+from pipelines.workspace.outputs import Outputs
 from pipelines.workspace.paths import Workspace
 
 TableFormat = Literal["csv", "parquet"]
@@ -48,7 +49,8 @@ def run(reference: str, source: str, out: Path, table_format: TableFormat) -> No
 
     The table has a row per image: its ``path`` below the source, ``image_score``, ``threshold``, ``anomalous`` and
     ``error``. An image that cannot be read has no score and counts as anomalous: it must not pass for good because
-    nobody could look at it. Scores are added to those that ``out`` already watches.
+    nobody could look at it. Scores are added to those that ``out`` already watches. The same call replaces what it
+    wrote to ``out`` before.
 
     Args:
         reference: of the model, see `pipelines.registry.locate.local_folder`, or the folder of an exported graph;
@@ -59,21 +61,25 @@ def run(reference: str, source: str, out: Path, table_format: TableFormat) -> No
 
     Raises:
         DataError: there are no images; or, when all is written, some cannot be read.
-        ClflowError: the model is unavailable.
+        ClflowError: the model is unavailable, or ``out`` holds a file that would be replaced and is of somebody else.
     """
     if out.exists() and not out.is_dir():
         raise ClflowError(f"--out {out} is a file; name a folder.")
     root, paths = find_images(source, out)
+    table_name = f"scores.{table_format}"
+    model_name = reference if reference.startswith(SCHEME) else str(Path(reference).resolve())
+    command, outputs = f"clflow predict --model {model_name} {Path(source).absolute()}", Outputs(out)
+    outputs.require(command, (table_name, *(f"{HEAT_MAPS}/{_heat_map(_name(path, root))}" for path in paths)))
     with tempfile.TemporaryDirectory() as download:
         graph = Path(reference)
         folder = graph if holds_export(graph) else local_folder(reference, Workspace(Path.cwd()), Path(download))
         model = watch.Model.of_folder(folder)
         judge = _judge(folder)
-    with folder_atomically(out / HEAT_MAPS) as heat_maps:
-        table = _predict(judge, root, paths, heat_maps)
-    path = out / f"scores.{table_format}"
-    with write_atomically(path) as temporary:
-        table.to_csv(temporary, index=False) if table_format == "csv" else table.to_parquet(temporary, index=False)
+    with outputs.replace(command) as folder:
+        table = _predict(judge, root, paths, folder / HEAT_MAPS)
+        path = folder / table_name
+        table.to_csv(path, index=False) if table_format == "csv" else table.to_parquet(path, index=False)
+    path = out / table_name
     watch.record(out / watch.FOLDER, model, table["image_score"].dropna().tolist())
 
     unread = table.loc[table["error"] != ""]
@@ -105,7 +111,8 @@ def find_images(source: str, out: Path) -> tuple[Path, list[Path]]:
         found = root.glob(str(Path(*pattern))) if pattern else ()
     written = (out / HEAT_MAPS).resolve()
     images = (p for p in found if p.suffix.lower() in EXTENSIONS and p.is_file())
-    paths = sorted(p for p in images if written not in p.resolve().parents)
+    whole = (p for p in images if not any(part.startswith(TEMPORARY) for part in p.relative_to(root).parts))
+    paths = sorted(p for p in whole if written not in p.resolve().parents)
     if not paths:
         kinds = ", ".join(sorted(EXTENSIONS))
         raise DataError(f"{source} holds no images ({kinds}); name a folder, an image or a quoted pattern.")
@@ -168,7 +175,7 @@ def _predict(judge: _Judge, root: Path, paths: list[Path], heat_maps: Path) -> p
     thresholds, side = judge.thresholds, judge.image_size
 
     def read(path: Path) -> _Image:
-        name = path.relative_to(root).as_posix()
+        name = _name(path, root)
         try:
             image = open_rgb(path)
         except DataError as error:
@@ -182,7 +189,7 @@ def _predict(judge: _Judge, root: Path, paths: list[Path], heat_maps: Path) -> p
             return {**row, "image_score": np.nan, "anomalous": True, "error": image.error}
         score_map = upsample(scored.score_map[None], side)[0]
         overlay = heatmap.overlay(image.pixels, score_map, thresholds.median_pixel_score, thresholds.pixel)
-        path = heat_maps / f"{image.name}.png"
+        path = heat_maps / _heat_map(image.name)
         path.parent.mkdir(parents=True, exist_ok=True)
         heatmap.restore_aspect(overlay, *image.size).save(path)
         return {**row, "anomalous": scored.score > thresholds.image, "error": ""}
@@ -193,6 +200,15 @@ def _predict(judge: _Judge, root: Path, paths: list[Path], heat_maps: Path) -> p
         console = Console(stderr=True)
         progress = track(rows, "scoring", len(paths), transient=True, console=console, disable=not console.is_terminal)
         return pd.DataFrame(list(progress))
+
+
+def _name(path: Path, root: Path) -> str:
+    return path.relative_to(root).as_posix()
+
+
+def _heat_map(name: str) -> str:
+    """Name of an image's heat map."""
+    return f"{name}.png"
 
 
 def _score(images: Iterator[_Image], judge: _Judge) -> Iterator[_Scored]:

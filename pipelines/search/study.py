@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,9 @@ from pipelines.workspace.plan import Plan
 
 OBJECTIVE = VALIDATION
 """What a search raises: the mean of categories and seeds."""
+
+
+_SEAL = "# clflow tune, SHA-256 of what follows: "
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,23 @@ def best(records: list[Record]) -> Record | None:
     return max(finished, key=lambda record: (record.objective or 0.0, -record.number), default=None)
 
 
+def require_replaceable(target: Path) -> None:
+    """Make sure that neither file that `write_found` writes to a target would replace what a person wrote or edited.
+
+    Raises:
+        ClflowError: one of them would.
+    """
+    if not target.exists():
+        ours = not target.with_suffix(".csv").exists()
+    else:
+        seal, _, found = target.read_text(encoding="utf-8").partition("\n")
+        ours = seal == f"{_SEAL}{fingerprint(found)}"
+    if not ours:
+        raise ClflowError(
+            f"{target} or its table was not written by `clflow tune`, or was edited since; move both to another name."
+        )
+
+
 def write_found(searches: list[Search], each: bool, params: Params, target: Path) -> None:
     """Write what was found to ``target``, a file that params.yaml can name, and beside it a table of all trials.
 
@@ -141,10 +162,12 @@ def write_found(searches: list[Search], each: bool, params: Params, target: Path
         tables.append(_table(search, records))
         before = "unknown" if default is None else f"{default:.4f}"
         print(f"{search.name}: {OBJECTIVE} {before} by default, {winner.objective:.4f} in trial {winner.number}")
-    with write_atomically(target) as temporary, temporary.open("w", encoding="utf-8") as file:
-        file.write("# Found by `clflow tune`. To train with it, name this file under `tuned` in params.yaml and add\n")
-        file.write(f"# {params.tune.method}-tuned to benchmark.methods.\n")
-        YAML().dump({"search": notes, "parameters": parameters, "overrides": overrides}, file)
+    found = StringIO()
+    found.write("# Found by `clflow tune`. To train with it, name this file under `tuned` in params.yaml and add\n")
+    found.write(f"# {params.tune.method}-tuned to benchmark.methods.\n")
+    YAML().dump({"search": notes, "parameters": parameters, "overrides": overrides}, found)
+    with write_atomically(target) as temporary:
+        temporary.write_text(f"{_SEAL}{fingerprint(found.getvalue())}\n{found.getvalue()}", encoding="utf-8")
     with write_atomically(target.with_suffix(".csv")) as temporary:
         pd.concat(tables).to_csv(temporary, index=False, lineterminator="\n")
     print(f"written: {target} and its trials, {target.with_suffix('.csv').name}", flush=True)

@@ -27,7 +27,7 @@ from clflow.config.schema import Distribution
 from clflow.files import cache_folder
 from pipelines.compute import cluster
 from pipelines.compute.progress import Board
-from pipelines.search.study import OBJECTIVE, Record, Search, present_values, write_found
+from pipelines.search.study import OBJECTIVE, Record, Search, present_values, require_replaceable, write_found
 from pipelines.search.trial import DIVERGED, run_trial
 from pipelines.tracking.tracker import Tracker
 from pipelines.workspace.paths import Workspace
@@ -53,11 +53,15 @@ def run(
     Raises:
         ParameterError: the present parameters lie outside the search space.
         DataError: a category or its synthetic anomalies are not there yet.
-        ClflowError: no trial of a search finished.
+        ClflowError: no trial of a search finished, or what was found would replace a file of somebody else.
     """
     known = params.data[dataset].categories
     chosen = categories or known
-    present_values(params)  # or stop before anything is started
+    # Or stop before anything is started.
+    present_values(params)
+    name = "-".join((dataset, *(() if set(chosen) == set(known) else chosen), *(("each",) if each else ())))
+    target = workspace.tuned(name)
+    require_replaceable(target)
     groups = [(category,) for category in chosen] if each else [chosen]
     plan = Plan(params, dataset, workspace)
     searches = [Search.of(plan, group) for group in groups]
@@ -70,8 +74,6 @@ def run(
                 _run_trials(search, wanted, seconds, params, workspace, tracker)
     for search in searches:
         tracker.sync_search(search)
-    name = "-".join((dataset, *(() if set(chosen) == set(known) else chosen), *(("each",) if each else ())))
-    target = workspace.tuned(name)
     write_found(searches, each, params, target)
     return target
 

@@ -96,6 +96,14 @@ def test_bench_says_which_package_it_needs(trained: Trained, tmp_path: Path, mon
     assert not list(tmp_path.iterdir())
 
 
+def test_figures_of_another_category_are_not_replaced(trained: Trained, tmp_path: Path) -> None:
+    (tmp_path / "bench.md").write_text("mine")
+    with pytest.raises(ClflowError, match=r"bench\.md was not written by `clflow bench --dataset folder"):
+        bench.run(trained.params, "folder", "disc", trained.workspace, tmp_path)
+    with pytest.raises(ClflowError, match=r"growth\.json was written by `clflow bench --growth .*screw`"):
+        scaling.run(trained.params, "folder", "disc", trained.workspace, tiny.ROOT / "reports" / "bench")
+
+
 @pytest.mark.parametrize(("measured", "name"), [(accelerator, "accelerator"), (bench, "bench"), (scaling, "growth")])
 def test_the_committed_page_shows_the_committed_figures(measured: ModuleType, name: str) -> None:
     folder = tiny.ROOT / "reports" / "bench"

@@ -49,3 +49,11 @@ def test_other_folder_is_not_replaced(trained: Trained, tmp_path: Path):
     with pytest.raises(ClflowError, match="holds something else"):
         export.run(str(trained.folder("disc")), tmp_path, "onnx")
     assert (tmp_path / "precious.txt").exists()
+
+
+def test_a_file_that_somebody_put_to_a_graph_stays(trained: Trained, tmp_path: Path):
+    export.run(str(trained.folder("disc")), tmp_path / "graph", "torch")
+    (tmp_path / "graph" / "precious.txt").write_text("keep")
+    with pytest.raises(ClflowError, match="holds something else"):
+        export.run(str(trained.folder("disc")), tmp_path / "graph", "torch")
+    assert (tmp_path / "graph" / "precious.txt").exists()

@@ -87,7 +87,7 @@ def test_model_of_the_registry_predicts_the_same(
     assert table["anomalous"].dtype == bool
     assert f"folder/disc: 8 images, {table['anomalous'].sum()} anomalous" in capsys.readouterr().out
     with pytest.raises(ClflowError, match=r"nobody@champion is unavailable from MLflow"):
-        predict.run("models:/nobody@champion", images, tmp_path, "csv")
+        predict.run("models:/nobody@champion", images, tmp_path / "other", "csv")
 
 
 def test_plain_folder_needs_no_mlflow_and_a_damaged_image_stops_no_other(trained: Trained, tmp_path: Path):
@@ -144,3 +144,26 @@ def test_wrong_model_or_target_is_one_sentence(trained: Trained, tmp_path: Path)
     (tmp_path / "file").touch()
     with pytest.raises(ClflowError, match=r"--out .*file is a file"):
         predict.run(str(trained.folder("disc")), images, tmp_path / "file", "csv")
+
+
+def test_files_of_others_are_not_replaced_and_the_same_call_replaces_its_own(trained: Trained, tmp_path: Path):
+    model, images, out = str(trained.folder("disc")), trained.images / "disc" / "test", tmp_path / "out"
+    (out / "heat_maps" / "000.png.png").mkdir(parents=True)
+    (out / "heat_maps" / "mine.txt").write_text("notes")
+    (out / "scores.csv").write_text("mine")
+    with pytest.raises(ClflowError, match=r"out/scores\.csv was not written by `clflow predict .*; move it away"):
+        predict.run(model, str(images / "hole"), out, "csv")
+    with pytest.raises(ClflowError, match=r"heat_maps/000\.png\.png was not written by"):
+        predict.run(model, str(images / "hole"), out, "parquet")
+    assert (out / "scores.csv").read_text() == "mine"
+    (out / "scores.csv").unlink()
+    (out / "heat_maps" / "000.png.png").rmdir()
+
+    for table_format in ("csv", "csv", "parquet"):
+        predict.run(model, str(images / "hole"), out, table_format)
+    assert not (out / "scores.csv").exists()
+    for other in ((model, images / "good"), (str(trained.folder("stripes")), images / "hole")):
+        with pytest.raises(ClflowError, match=r"scores\.parquet was written by `clflow predict .*hole`"):
+            predict.run(other[0], str(other[1]), out, "parquet")
+    assert len(pd.read_parquet(out / "scores.parquet")) == len(list((out / "heat_maps").glob("*.png"))) == 4
+    assert (out / "heat_maps" / "mine.txt").read_text() == "notes"

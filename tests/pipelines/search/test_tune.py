@@ -17,7 +17,7 @@ from clflow.config.params import Params, load
 from clflow.errors import ClflowError, DataError, ParameterError
 from clflow.files import read_json
 from pipelines.benchmark import prepare
-from pipelines.search.study import OBJECTIVE, Record, Search, best, present_values, write_found
+from pipelines.search.study import OBJECTIVE, Record, Search, best, present_values, require_replaceable, write_found
 from pipelines.stages import fetch, synthesize, tune
 from pipelines.workspace.cells import MARKER
 from pipelines.workspace.paths import Workspace
@@ -123,6 +123,10 @@ def test_what_cannot_be_searched_is_one_sentence(workspace: Workspace, tiny_sour
     params = write(workspace, tiny_source, {"loss.contrast": {"uniform": [0.5, 1.0]}})
     with pytest.raises(ParameterError, match=r"tune\.space\.loss\.contrast does not contain the present value 0\.1"):
         tune.run(params, "folder", workspace)
+    (workspace.root / "tuned").mkdir()
+    (workspace.root / "tuned" / "folder.yaml").write_text("parameters: {}")
+    with pytest.raises(ClflowError, match=r"tuned/folder\.yaml or its table was not written by `clflow tune`"):
+        tune.run(write(workspace, tiny_source), "folder", workspace)
     with pytest.raises(DataError, match="no train images of category 'disk'"):
         tune.run(write(workspace, tiny_source), "folder", workspace, ("disk",))
 
@@ -169,6 +173,21 @@ def test_killed_search_goes_on_and_may_be_asked_for_more(workspace: Workspace, t
     for r in search.records():
         assert logged[r.number].data.metrics[OBJECTIVE] == r.objective
         assert logged[r.number].data.params["train.learning_rate"] == str(r.values["train.learning_rate"])
+
+
+def test_what_a_search_found_is_replaced_unless_it_was_edited(workspace: Workspace, tiny_source: Path):
+    params = write(workspace, tiny_source)
+    search = Search.of(Plan(params, "folder", workspace), tiny.CATEGORIES)
+    search.keep(record(0, "finished", 0.7, **present_values(params)))
+    target = workspace.tuned("folder")
+    write_found([search], False, params, target)
+    require_replaceable(target)
+    target.write_text(target.read_text().replace("0.7", "0.9"))
+    with pytest.raises(ClflowError, match="was edited since; move both to another name"):
+        require_replaceable(target)
+    target.unlink()
+    with pytest.raises(ClflowError, match="or its table"):
+        require_replaceable(target)
 
 
 def test_interrupted_search_leaves_the_better_result_in_place(workspace: Workspace, tiny_source: Path):
