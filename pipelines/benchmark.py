@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from clflow.errors import ClflowError, ParameterError
 from clflow.files import file_sha256, read_json, write_json
 from pipelines.compute.signals import run_command
 from pipelines.workspace.outputs import MARKER, Outputs
+from pipelines.workspace.paths import Workspace
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 _PATHS = (("synthesis", "textures"), ("model", "weights"), ("resources", "storage"))
@@ -37,9 +39,10 @@ def run(params: Path, workspace: Path) -> int:
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     code = run_command([sys.executable, "-m", "dvc", "repro"], workspace, environment)
     if code == 0:
-        print((workspace / "reports" / "leaderboard.md").read_text(encoding="utf-8"))
-        print(f"Leaderboard, plots and galleries: {workspace / 'reports'}")
-        print(f"Every run: cd {workspace} && mlflow ui --backend-store-uri sqlite:///mlflow.db")
+        made = Workspace(workspace)
+        print(made.leaderboard_page.read_text(encoding="utf-8"))
+        print(f"Leaderboard, plots and galleries: {made.reports}")
+        print(f"Every run: cd {shlex.quote(str(workspace))} && mlflow ui --backend-store-uri sqlite:///mlflow.db")
     return code
 
 
@@ -53,7 +56,7 @@ def prepare(params: Path, workspace: Path) -> None:
     load(params)
     if workspace == CHECKOUT:
         raise ParameterError("the workspace is the checkout itself; name another folder, or run `dvc repro` here.")
-    record, outputs = workspace / ".clflow" / "workspace.json", Outputs(workspace)
+    record, outputs = Workspace(workspace).owner_record, Outputs(workspace)
     if not (workspace / MARKER).exists():
         _require_free(workspace)
     elif record.exists():

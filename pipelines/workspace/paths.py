@@ -146,6 +146,11 @@ class Workspace:
         """Cells that are being trained, where no other storage is named."""
         return self._private / "ray"
 
+    @property
+    def owner_record(self) -> Path:
+        """Which parameter file the workspace was made from."""
+        return self._private / "workspace.json"
+
     def fetch_record(self, dataset: str) -> Path:
         """What the last fetch saw."""
         return self._private / "fetch" / f"{dataset}.json"
