@@ -178,7 +178,7 @@ class Train(Section):
 
 
 class Resources(Section):
-    """What one cell may use and how often it is tried. None of this changes a result."""
+    """What one cell may use and how often it is tried. Of these, only ``workers_per_cell`` changes a result."""
 
     cluster: str
     storage: str | None

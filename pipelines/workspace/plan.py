@@ -17,7 +17,7 @@ import pandas as pd
 from clflow.config.params import Params
 from clflow.data.manifest import category_rows, data_hash, read_manifest
 from clflow.errors import ParameterError
-from clflow.files import fingerprint, read_json, write_json
+from clflow.files import fingerprint, read_json, sweep, write_json
 from clflow.synthesis.category import synthesis_inputs
 from pipelines.workspace.cells import MARKER, Cell
 from pipelines.workspace.keys import Inputs, code_inputs, differences, scoring_inputs, training_inputs
@@ -151,6 +151,7 @@ class Plan:
     def write(self, stages: tuple[str, ...] = FIRST + SECOND) -> None:
         """Write what each of these stages depends on; with `SECOND`, the plan as a person reads it, too."""
         for stage in stages:
+            sweep(self.workspace.plan(self.dataset, stage).parent)  # DVC looks at the folder as a whole
             write_json(self.workspace.plan(self.dataset, stage), getattr(self, f"_{stage}")())
         if set(SECOND) <= set(stages):
             write_json(self.workspace.plan(self.dataset), self._page())
