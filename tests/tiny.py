@@ -9,10 +9,18 @@ import numpy as np
 from PIL import Image
 from ruamel.yaml import YAML
 
+from clflow import provenance
+
 SIZE = 64
 CATEGORIES = ("disc", "stripes")
 TRAIN, TEST = 12, 4
 ROOT = Path(__file__).parents[1]
+
+
+def forget_code() -> None:
+    """Let `code_of` read our modules anew, as a new process does."""
+    provenance.code_of.cache_clear()
+    provenance._read.cache_clear()
 
 
 def normal_image(category: str, rng: np.random.Generator) -> np.ndarray:

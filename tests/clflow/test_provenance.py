@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import pytest
 
 from clflow import provenance
 from clflow.provenance import Code, code_of
+from tests.tiny import forget_code
 
 TREE = {
     "ours/__init__.py": "from ours.heavy import build",
@@ -37,15 +38,18 @@ def area(shape: Shape) -> float:
 
 
 @pytest.fixture
-def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A package of our own in place of the real ones."""
     monkeypatch.setattr(provenance, "ROOT", tmp_path)
     monkeypatch.setattr(provenance, "_PACKAGES", ("ours",))
     write(tmp_path, TREE)
-    return tmp_path
+    yield tmp_path
+    forget_code()
 
 
 def write(root: Path, files: Mapping[str, str]) -> None:
+    """Write modules, which are read anew from now on, as by a new process."""
+    forget_code()
     for name, text in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text, encoding="utf-8")
@@ -105,6 +109,7 @@ def test_libraries_are_versions_without_a_local_part(tree: Path, monkeypatch: py
     expected = {"numpy": version("numpy"), "pillow": version("pillow"), "no_such_library": "not installed"}
     assert code_of("ours.user").libraries == expected  # neither json, of Python, nor pandas, which only reads
     monkeypatch.setattr(provenance, "version", lambda name: "2.0+cpu")
+    forget_code()
     assert code_of("ours.user").libraries == dict.fromkeys(expected, "2.0")
 
 

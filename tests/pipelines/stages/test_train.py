@@ -121,7 +121,11 @@ def test_failed_cell_is_named_and_stops_no_other(workspace: Workspace, tiny_sour
     assert {name.split("-")[0] for name in complete(workspace)} == {"stripes"}
     (log,) = workspace.logs.glob("disc-*.log")
     assert "training diverged" in log.read_text()
-    runs = mlflow.search_runs(search_all_experiments=True, filter_string="status = 'FAILED'", output_format="list")
+    client = mlflow.MlflowClient(f"sqlite:///{workspace.mlflow_database}")
+    experiment = client.get_experiment_by_name(params.tracking.experiment)
+    assert experiment is not None
+    failed = "status = 'FAILED' and tags.`clflow.role` = 'cell'"
+    runs = client.search_runs([experiment.experiment_id], failed)
     assert {run.data.tags["category"] for run in runs} == {"disc"}
 
 

@@ -365,21 +365,15 @@ SOURCES: list[tuple[str, set[str], set[str], set[str]]] = [
 ]
 
 
-def forget_code() -> None:
-    """As a new process would."""
-    provenance.code_of.cache_clear()
-    provenance._read.cache_clear()
-
-
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A copy of both packages, which keys are made of."""
     for package in ("clflow", "pipelines"):
         shutil.copytree(tiny.ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(provenance, "ROOT", tmp_path)
-    forget_code()
+    tiny.forget_code()
     yield tmp_path
-    forget_code()
+    tiny.forget_code()
 
 
 @pytest.mark.parametrize(("file", "cells", "scores", "further"), SOURCES, ids=named)
@@ -428,10 +422,10 @@ def test_library_changes_exactly_what_it_computes(
     folder.mkdir()
     (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {library}\nVersion: 99.9\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    forget_code()
+    tiny.forget_code()
     changed = difference(before, place.look())
     monkeypatch.undo()
-    forget_code()
+    tiny.forget_code()
     assert changed.cells == cells
     assert changed.stages == stages
 
