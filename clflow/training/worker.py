@@ -14,8 +14,8 @@ Result = TypeVar("Result")
 Save = Callable[[Path], None]
 Report = Callable[[dict[str, float], Save], None]
 Training = Generator[tuple[dict[str, float], Save], None, Result]
-"""A training that pauses at every report, with a point of its learning curves and a function that writes a checkpoint
-to a folder; so whoever runs it decides what a report leads to, and several can go on in step."""
+"""A training as a generator: at every evaluation it yields a point of the learning curves and a function that writes a
+checkpoint to a folder. Its caller decides what to do with both, and can advance several trainings in step."""
 
 
 @dataclass(frozen=True)

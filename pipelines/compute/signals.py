@@ -184,7 +184,7 @@ def _signals() -> list[signal.Signals]:
 
 
 def _runs(process: psutil.Process) -> bool:
-    """Unlike psutil's waiting, asking leaves the exit code to whoever started the process."""
+    """Unlike psutil's ``wait``, this leaves the exit code to the process that started it."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

@@ -70,7 +70,7 @@ class Executions:
         return self._read(names[-1]) if names else None
 
     def lock(self) -> FileLock:
-        """Held by whoever makes what must exist once."""
+        """Guards the creation of executions and of their runs, each of which must exist once."""
         self.folder.mkdir(parents=True, exist_ok=True)
         return FileLock(self.folder / "lock")
 

@@ -7,6 +7,7 @@ them: what it finds determines the cells that are trained with it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -267,5 +268,5 @@ def plan_cells(params: Params, workspace: Workspace) -> list[Cell]:
     return [cell for dataset in params.benchmark.datasets for cell in Plan(params, dataset, workspace).cells]
 
 
-def _newest(paths: Any) -> Path | None:
+def _newest(paths: Iterable[Path]) -> Path | None:
     return max(paths, key=lambda path: path.stat().st_mtime_ns, default=None)
