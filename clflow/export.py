@@ -18,11 +18,12 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from clflow.calibration import Thresholds
 from clflow.chunks import images_at_once
 from clflow.data.images import resize_to_square
 from clflow.errors import ClflowError, DataError, ParameterError
 from clflow.files import file_sha256, folder_atomically, read_json, write_json
-from clflow.model.detector import Detector, Thresholds
+from clflow.model.detector import Detector
 from clflow.precision import computes_bfloat16
 from clflow.score import upsample_maps
 
@@ -183,7 +184,7 @@ def load(folder: Path, threads: int | None = None, precision: Precision = "float
     try:
         config = read_json(folder / CONFIG_FILE)
         to: Format = config["format"]
-        size, limits = config["image_size"], Thresholds(**config["thresholds"])
+        size, limits = config["image_size"], Thresholds.read(config["thresholds"], folder)
     except (FileNotFoundError, KeyError):  # graphs once came without their thresholds
         raise DataError(f"{folder} holds no exported detector, or an old one; make it with clflow export.") from None
     if precision != "float32" and to != "openvino":

@@ -41,6 +41,7 @@ _SEARCHABLE = ("model", "loss", "train")
 _RENAMED = {
     "loss.negatives": "loss.likelihood_margin",
     "loss.surroundings": "loss.near_anomaly_normals",
+    "protocol.threshold_quantile": "protocol.false_alarm_rate",
     "train.reports": "train.eval_points",
     "train.keep_reports": "train.keep_eval_weights",
 }

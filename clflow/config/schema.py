@@ -55,7 +55,7 @@ class Protocol(Section):
     map_size: Annotated[int, Field(ge=32)]
     mask_threshold: Fraction
     holdout: Annotated[float, Field(gt=0, le=0.5)]
-    threshold_quantile: Fraction
+    false_alarm_rate: Fraction
 
 
 class Shapes(Section):
@@ -107,13 +107,18 @@ class Synthesis(Section):
 
 
 class Model(Section):
-    """Frozen backbone, the strides of its features that are used, the one whose grid they share, and the flows."""
+    """Frozen backbone, the strides of its features that are used, the one whose grid they share, and the flows.
+
+    Features are whitened, and the ``kept_axes`` that vary most are kept; then each position is whitened by its own
+    covariance, of which ``layout_shrinkage`` is that of all positions (1: all alike)."""
 
     backbone: str
     weights: str
     strides: Annotated[tuple[Literal[4, 8, 16, 32], ...], Field(min_length=1)]
     grid: Literal[4, 8, 16, 32]
     pool: Annotated[int, Field(ge=1, le=9)]
+    kept_axes: Annotated[int, Field(ge=2)]
+    layout_shrinkage: Annotated[float, Field(gt=0, le=1)]
     coupling_steps: Count
     hidden_ratio: Annotated[float, Field(gt=0)]
     coupling: Literal["additive", "affine"]

@@ -6,12 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
+from clflow.calibration import Thresholds
 from clflow.features.backbone import Backbone
 from clflow.features.extraction import FeatureGrid, Features
 from clflow.model.detector import Detector
-from clflow.model.scorer import FlowScorer, build_flows
+from clflow.model.scorer import FlowScorer, build_scorer
 from clflow.training.loop import fit, likelihood_alone
-from clflow.training.validation import thresholds
+from clflow.training.validation import score_features
 
 if TYPE_CHECKING:
     from clflow.config.params import Params
@@ -21,9 +24,9 @@ if TYPE_CHECKING:
     from clflow.training.worker import Training, Worker
 
 _LIKELIHOOD = (
-    *("protocol.image_size", "protocol.holdout", "protocol.threshold_quantile"),
+    *("protocol.image_size", "protocol.holdout", "protocol.false_alarm_rate"),
     *("model.strides", "model.grid", "model.pool", "model.coupling_steps", "model.hidden_ratio", "model.coupling"),
-    *("model.flows", "model.top_fraction"),
+    *("model.flows", "model.top_fraction", "model.kept_axes"),
     *("train.steps", "train.positions", "train.learning_rate", "train.warmup", "train.weight_decay"),
     *("train.clip_norm", "train.bfloat16", "train.eval_points", "train.keep_eval_weights"),
     "resources.workers_per_cell",  # they share a batch, so each sees another boundary
@@ -31,7 +34,7 @@ _LIKELIHOOD = (
 _CONTRAST = (
     *("loss.hardest", "loss.hardest_fraction", "loss.contrast", "loss.likelihood_margin", "loss.proxy"),
     *("loss.near_anomaly_normals", "loss.start", "loss.smoothing", "loss.boundary_quantile", "loss.margin"),
-    *("loss.temperature", "train.pairs", "train.box_positions"),
+    *("loss.temperature", "train.pairs", "train.box_positions", "model.layout_shrinkage"),
 )
 
 
@@ -58,7 +61,8 @@ class FlowMethod:
 
     def scorer(self, features: Features, model: Model, image_size: int, seed: int) -> FlowScorer:
         """See `Method.scorer`."""
-        return FlowScorer(build_flows(model, sum(features.backbone.channels), seed), model.top_fraction)
+        side = image_size // model.grid
+        return build_scorer(model, sum(features.backbone.channels), (side, side), self.contrastive, seed)
 
     def fit(
         self,
@@ -72,9 +76,11 @@ class FlowMethod:
         """See `Method.fit`."""
         model, size = params.model, params.protocol.image_size
         loss = params.loss if self.contrastive else likelihood_alone(params.loss)
-        scorer, history = yield from fit(data, model, loss, params.train, seed, worker, resume)
-        limits = thresholds(scorer, data, params.protocol.threshold_quantile, worker.device)
-        return Detector(self.name, features, scorer, model, seed, size, limits), history
+        trained = yield from fit(data, model, loss, params.train, self.contrastive, seed, worker, resume)
+        held_out = score_features(trained.scorer, data.held_out_normal, worker.device)
+        maps, scores = (torch.cat(parts).numpy() for parts in zip(trained.cross_fitted, held_out, strict=True))
+        limits = Thresholds.keeping(params.protocol.false_alarm_rate, maps, scores)
+        return Detector(self.name, features, trained.scorer, model, seed, size, limits), trained.history
 
 
 CLFLOW = FlowMethod("clflow", contrastive=True)

@@ -9,13 +9,14 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from clflow.calibration import Thresholds
 from clflow.config.schema import Model
 from clflow.errors import DataError, WeightsError
 from clflow.features.extraction import Features
 from clflow.features.weights import find_weights
 from clflow.files import read_json
 from clflow.methods.registry import find_method
-from clflow.model.detector import CONFIG_FILE, WEIGHTS_FILE, Detector, Thresholds
+from clflow.model.detector import CONFIG_FILE, WEIGHTS_FILE, Detector
 
 
 def load_detector(folder: Path, shared: Iterable[Features] = ()) -> Detector:
@@ -57,5 +58,5 @@ def load_detector(folder: Path, shared: Iterable[Features] = ()) -> Detector:
             f"the detector in {folder} is of another form than this version of clflow builds; train it again, or use "
             "the version that trained it."
         ) from None
-    thresholds = Thresholds(**config["thresholds"])
+    thresholds = Thresholds.read(config["thresholds"], folder)
     return Detector(method.name, features, scorer, model, config["seed"], config["image_size"], thresholds)

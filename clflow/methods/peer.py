@@ -18,12 +18,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from clflow.calibration import Thresholds
 from clflow.errors import ParameterError
 from clflow.features.backbone import Backbone
 from clflow.features.extraction import Features, Levels
 from clflow.model.detector import Detector
 from clflow.randomness import seeded
-from clflow.training.validation import thresholds
+from clflow.training.validation import score_features
 
 if TYPE_CHECKING:
     from clflow.config.params import Params
@@ -65,7 +66,7 @@ class Peer(ABC):
     @property
     def parameters(self) -> tuple[str, ...]:
         """See `Method.parameters`: few, for a peer trains by the settings of anomalib."""
-        return ("protocol.image_size", "protocol.holdout", "protocol.threshold_quantile", "model.grid")
+        return ("protocol.image_size", "protocol.holdout", "protocol.false_alarm_rate", "model.grid")
 
     def features(self, weights: Weights, model: Model) -> Levels:
         """See `Method.features`."""
@@ -105,7 +106,8 @@ class Peer(ABC):
             point = {**figures, "seconds": time.perf_counter() - begin}
             history.append(point)
             yield point, lambda folder: None
-        limits = thresholds(scorer.eval(), data, params.protocol.threshold_quantile, worker.device)
+        maps, scores = score_features(scorer.eval(), data.held_out_normal, worker.device)
+        limits = Thresholds.keeping(params.protocol.false_alarm_rate, maps.numpy(), scores.numpy())
         return Detector(self.name, features, scorer, model, seed, size, limits), history
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,21 +13,12 @@ from torch import Tensor, nn
 from clflow.files import write_json
 
 if TYPE_CHECKING:
+    from clflow.calibration import Thresholds
     from clflow.config.schema import Model
     from clflow.features.extraction import Features
 
 WEIGHTS_FILE = "scorer.safetensors"
 CONFIG_FILE = "config.json"
-
-
-@dataclass(frozen=True)
-class Thresholds:
-    """From held-out normal images only: scores above which an image, or a pixel, is called anomalous, and the
-    median score of a pixel, where the colours of a heat map begin."""
-
-    image: float
-    pixel: float
-    median_pixel_score: float
 
 
 class Detector(nn.Module):

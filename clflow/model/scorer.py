@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clflow.chunks import POSITIONS_AT_ONCE, map_in_chunks
 from clflow.model.flow import Flow, Flows
+from clflow.model.whitening import GlobalWhitening, LayoutWhitening
 
 if TYPE_CHECKING:
     from clflow.config.schema import Model
@@ -16,30 +18,87 @@ if TYPE_CHECKING:
 _T_DOF = 8.0  # degrees of freedom of the t distribution that positions are scored by
 _LOCAL_SIGMA = 0.125  # standard deviation of the local mean, of the map's side
 _LOCAL_WEIGHT = 0.25  # share of the local mean that is subtracted
+_NORMAL_WINDOW = 5  # side in positions of the window that the normal map is averaged over
 
 
 class FlowScorer(nn.Module):
     """Scores positions by how unlikely they are under flows, less the local mean, and an image by its highest.
 
     Args:
-        flows: for the channels of the feature grid.
+        whitening: of all positions alike.
+        layout: whitening of each position on top; None where the flows are to see no layout.
+        flows: of white features.
+        grid: h, w of the score map.
         top_fraction: share of the positions that an image score is the mean of.
     """
 
-    def __init__(self, flows: Flows, top_fraction: float):
+    normal_map: Tensor
+
+    def __init__(
+        self,
+        whitening: GlobalWhitening,
+        layout: LayoutWhitening | None,
+        flows: Flows,
+        grid: tuple[int, int],
+        top_fraction: float,
+    ):
         super().__init__()
-        self.flows, self.top_fraction = flows, top_fraction
+        self.whitening, self.layout, self.flows, self.top_fraction = whitening, layout, flows, top_fraction
+        self.register_buffer("normal_map", torch.zeros(grid))
+
+    def subtract_normal_map(self, maps_nhw: Tensor) -> None:
+        """Subtract the mean of normal images' score maps, smoothed, from all maps from now on.
+
+        Some positions score higher in every image. An image score keeps that: it compares images, not positions.
+        """
+        mean = maps_nhw.mean(dim=0)[None, None]
+        padding = _NORMAL_WINDOW // 2
+        self.normal_map.copy_(F.avg_pool2d(mean, _NORMAL_WINDOW, 1, padding, count_include_pad=False)[0, 0])
+
+    def with_flows(self, flows: Flows) -> FlowScorer:
+        """The same scorer of other flows; all else is shared."""
+        other = FlowScorer(self.whitening, self.layout, flows, (0, 0), self.top_fraction)
+        other.normal_map = self.normal_map
+        return other
 
     def forward(self, features_bhwc: Tensor) -> tuple[Tensor, Tensor]:
-        """Score maps (B, h, w), see `subtract_local_mean`, and image scores (B,) of feature grids."""
-        maps_bhw = subtract_local_mean(score_maps(self.flows, features_bhwc))
+        """Score maps (B, h, w), less the normal map, and image scores (B,) of feature grids (B, h, w, C)."""
+        white_bhwk, logdet_hw = self.whitening(features_bhwc), 0.0
+        if self.layout is not None:
+            white_bhwk, logdet_hw = self.layout(white_bhwk), self.layout.logdet
+        maps_bhw, scores_b = self.score_white(white_bhwk, logdet_hw)
+        return maps_bhw - self.normal_map, scores_b
+
+    def score_white(self, white_bhwk: Tensor, logdet: Tensor | float) -> tuple[Tensor, Tensor]:
+        """Score maps (B, h, w), see `subtract_local_mean`, and image scores (B,) of white features (B, h, w, K).
+
+        The maps are those before the normal map is subtracted. ``logdet`` (h, w), or (B, h, w), is that of whitening.
+        """
+        maps_bhw = score_maps(self.flows, white_bhwk) - logdet / white_bhwk.shape[-1]
+        maps_bhw = subtract_local_mean(maps_bhw)
         return maps_bhw, pool_scores(maps_bhw, self.top_fraction)
 
 
-def build_flows(model: Model, channels: int, seed: int) -> Flows:
-    """Untrained flows as the parameters describe them, all different, also from those of every other seed."""
+def build_scorer(model: Model, channels: int, grid: tuple[int, int], layout: bool, seed: int) -> FlowScorer:
+    """An untrained scorer as the parameters describe it.
+
+    Args:
+        model: the parameters.
+        channels: C, features per position.
+        grid: h, w of the feature grid.
+        layout: whiten each position by its own statistics.
+        seed: of the flows, which are all different, also from those of every other seed.
+    """
+    kept = min(channels, model.kept_axes)
     seeds = range(seed * model.flows, (seed + 1) * model.flows)
-    return Flows([Flow(channels, model.coupling_steps, model.hidden_ratio, model.coupling, each) for each in seeds])
+    flows = [Flow(kept, model.coupling_steps, model.hidden_ratio, model.coupling, each) for each in seeds]
+    return FlowScorer(
+        GlobalWhitening(channels, kept),
+        LayoutWhitening(*grid, kept, model.layout_shrinkage) if layout else None,
+        Flows(flows),
+        grid,
+        model.top_fraction,
+    )
 
 
 def anomaly_score(z_nc: Tensor, logdet_n: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from clflow.errors import DivergenceError
-from clflow.features.statistics import mean_and_covariance
 from clflow.model.losses import (
     box_contrast,
     hardest_mean,
@@ -19,9 +19,10 @@ from clflow.model.losses import (
     negative_log_likelihood,
     proxy_classification,
 )
-from clflow.model.scorer import FlowScorer, build_flows
+from clflow.model.scorer import FlowScorer, build_scorer
 from clflow.precision import computes_bfloat16
 from clflow.training.checkpoints import load_checkpoint, save_checkpoint
+from clflow.training.crossfit import White, whiten
 from clflow.training.sampler import Batch, Sampler
 from clflow.training.validation import validate
 
@@ -30,7 +31,24 @@ if TYPE_CHECKING:
     from clflow.training.data import FitData
     from clflow.training.worker import Training, Worker
 
+_BATCH = 32
 _DIVERGED = 1e4  # nats per dimension; a working run stays within a few
+
+
+@dataclass(frozen=True)
+class TrainedFlows:
+    """What a training comes to.
+
+    Attributes:
+        scorer: with the trained flows.
+        history: the learning curves, all that was reported.
+        cross_fitted: score maps (n, h, w) and image scores (n,) of the normal training images, each whitened by the
+            statistics of others.
+    """
+
+    scorer: FlowScorer
+    history: list[dict[str, float]]
+    cross_fitted: tuple[Tensor, Tensor]
 
 
 def fit(
@@ -38,10 +56,11 @@ def fit(
     model: Model,
     loss: Loss,
     train: Train,
+    layout: bool,
     seed: int,
     worker: Worker,
     resume: Path | None = None,
-) -> Training[tuple[FlowScorer, list[dict[str, float]]]]:
+) -> Training[TrainedFlows]:
     """Train flows for ``train.steps`` steps; the last weights count, nothing is selected.
 
     All flows of a model see the same draws, and each has the gradients of its own loss alone. It reports
@@ -50,20 +69,19 @@ def fit(
     Args:
         data: features of one category.
         model, loss, train: its parameters.
+        layout: whiten each position by its own statistics.
         seed: of weights, permutations and sampling.
         worker: this process among its peers.
         resume: a checkpoint to continue from; the result is that of an uninterrupted run.
-
-    Returns:
-        the scorer with the trained flows, and the learning curves: all that was reported.
 
     Raises:
         DataError: features are not finite.
         DivergenceError: the loss is no longer a useful number.
     """
-    flows = build_flows(model, data.normal.shape[-1], seed)
-    flows.whiten(*mean_and_covariance(data.normal, worker.device))
-    scorer = FlowScorer(flows, model.top_fraction).to(worker.device)
+    _, h, w, channels = data.normal.shape
+    scorer = build_scorer(model, channels, (h, w), layout, seed).to(worker.device)
+    flows = scorer.flows
+    normal, synthetic = whiten(scorer, data, worker.device)
     optimizer = torch.optim.Adam(
         [p for p in flows.parameters() if p.requires_grad],
         lr=train.learning_rate,
@@ -73,7 +91,7 @@ def fit(
     if resume is not None:
         history = load_checkpoint(resume, flows, optimizer)
     done, seconds = (int(history[-1]["step"]), history[-1]["seconds"]) if history else (0, 0.0)
-    batches = Sampler(data, train, seed, worker)
+    batches = Sampler(data, normal, synthetic, train, seed, worker)
     trained = worker.parallel(flows)
     bfloat16 = train.bfloat16 and computes_bfloat16(worker.device)
     eval_at = {round(train.steps * (i + 1) / train.eval_points) for i in range(train.eval_points)}
@@ -108,7 +126,18 @@ def fit(
             history.append(point)
             yield point, lambda folder: save_checkpoint(folder, flows, optimizer, history)
             recent.clear()
-    return scorer, history
+    maps, scores = _score_white(scorer, normal, worker.device)
+    scorer.subtract_normal_map(maps)
+    return TrainedFlows(scorer, history, (maps - scorer.normal_map.cpu(), scores))
+
+
+@torch.no_grad()
+def _score_white(scorer: FlowScorer, white: White, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Score maps (N, h, w), before the normal map is subtracted, and image scores (N,) of white images, on the CPU."""
+    pairs = zip(white.features.split(_BATCH), white.logdet.split(_BATCH), strict=True)
+    scored = [scorer.score_white(z.to(device).float(), logdet.to(device)) for z, logdet in pairs]
+    maps, scores = (torch.cat(parts).cpu() for parts in zip(*scored, strict=True))
+    return maps, scores
 
 
 def likelihood_alone(loss: Loss) -> Loss:
@@ -133,7 +162,7 @@ def _loss_terms(flows: nn.Module, batch: Batch, loss: Loss, bfloat16: bool) -> d
     """Means over flows."""
     with torch.autocast(batch.features.device.type, torch.bfloat16, enabled=bfloat16):
         latents = flows(batch.features)
-    terms = [_loss_terms_of_one(z_nc, logdet_n.float(), batch, loss) for z_nc, logdet_n in latents]
+    terms = [_loss_terms_of_one(z_nc, logdet_n.float() + batch.logdet, batch, loss) for z_nc, logdet_n in latents]
     return {name: torch.stack([of_one[name] for of_one in terms]).mean() for name in terms[0]}
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from clflow.config.schema import Train
+    from clflow.training.crossfit import White
     from clflow.training.data import FitData
     from clflow.training.worker import Worker
 
@@ -18,9 +19,11 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Batch:
     """Positions as rows: ``normals`` of normal images, then for each pair as many of its box in the original, and in
-    the synthetic image of the same box, of the anomaly itself, and of normal positions near it."""
+    the synthetic image of the same box, of the anomaly itself, and of normal positions near it. ``features`` (N, K)
+    are white, ``logdet`` (N,) is that of their whitening."""
 
     features: Tensor
+    logdet: Tensor
     normals: int
     pairs: int
 
@@ -31,18 +34,18 @@ class Sampler:
     With several workers each takes its share of the same draw.
     """
 
-    def __init__(self, data: FitData, train: Train, seed: int, worker: Worker):
+    def __init__(self, data: FitData, normal: White, synthetic: White, train: Train, seed: int, worker: Worker):
         self.data, self.train, self.seed, self.worker = data, train, seed, worker
         self.positions = data.normal.shape[1] * data.normal.shape[2]
-        self.normal, self.synthetic = (_rows(features, worker.device) for features in (data.normal, data.synthetic))
+        self.normal, self.synthetic = (_Rows(white, worker.device) for white in (normal, synthetic))
         self.boxes = [_box_positions(box, data.normal.shape[2]) for box in data.boxes]
         self.anomalies, self.near_anomaly = data.anomalous_positions(), data.near_anomaly_positions()
 
     def draw(self, step: int, pairs: bool) -> Batch:
         rng = np.random.default_rng([self.seed, step])
         share = slice(self.worker.rank, None, self.worker.world)
-        rows = [_take(self.normal, rng.integers(len(self.normal), size=self.train.positions)[share])]
-        normals, count = len(rows[0]), 0
+        rows = [self.normal.take(rng.integers(len(self.normal), size=self.train.positions)[share])]
+        normals, count = len(rows[0][0]), 0
         if pairs:
             chosen = rng.integers(len(self.synthetic) // self.positions, size=self.train.pairs)
             box, anomaly, near_anomaly = (
@@ -51,10 +54,11 @@ class Sampler:
             )
             chosen = chosen[share]
             count = len(chosen)
-            rows.append(_take(self.normal, (self.data.original[chosen, None] * self.positions + box).ravel()))
+            rows.append(self.normal.take((self.data.original[chosen, None] * self.positions + box).ravel()))
             for places in (box, anomaly, near_anomaly):
-                rows.append(_take(self.synthetic, (chosen[:, None] * self.positions + places).ravel()))
-        return Batch(torch.cat(rows).to(self.worker.device).float(), normals, count)
+                rows.append(self.synthetic.take((chosen[:, None] * self.positions + places).ravel()))
+        features, logdet = (torch.cat(parts).to(self.worker.device).float() for parts in zip(*rows, strict=True))
+        return Batch(features, logdet, normals, count)
 
     def _positions(self, rng: np.random.Generator, places: list[np.ndarray], chosen: np.ndarray) -> np.ndarray:
         """(P, K) positions, drawn with replacement from each chosen image's places."""
@@ -64,16 +68,20 @@ class Sampler:
         )
 
 
-def _rows(features: np.ndarray, device: torch.device) -> Tensor:
-    """Features of all positions (N, C); in an accelerator's memory if they take at most half of what is free there."""
-    rows = torch.from_numpy(features).reshape(-1, features.shape[-1])
-    if device.type == "cuda" and rows.nbytes <= torch.cuda.mem_get_info(device)[0] / 2:
-        return rows.to(device)
-    return rows
+class _Rows:
+    """All positions as rows; in an accelerator's memory if they take at most half of what is free there."""
 
+    def __init__(self, white: White, device: torch.device):
+        self.features, self.logdet = white.features.flatten(0, 2), white.logdet.flatten()
+        if device.type == "cuda" and self.features.nbytes <= torch.cuda.mem_get_info(device)[0] / 2:
+            self.features, self.logdet = self.features.to(device), self.logdet.to(device)
 
-def _take(rows: Tensor, places: np.ndarray) -> Tensor:
-    return rows[torch.from_numpy(places).to(rows.device)]
+    def __len__(self) -> int:
+        return len(self.logdet)
+
+    def take(self, places: np.ndarray) -> tuple[Tensor, Tensor]:
+        rows = torch.from_numpy(places).to(self.logdet.device)
+        return self.features[rows], self.logdet[rows]
 
 
 def _box_positions(box: np.ndarray, width: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Scores of held-out images: thresholds, and the figures by which trainings are compared."""
+"""Scores of held-out images, and the figures by which trainings are compared."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from clflow.errors import DivergenceError
 from clflow.metrics import image_metrics, pixel_metrics
-from clflow.model.detector import Thresholds
 
 if TYPE_CHECKING:
     from clflow.training.data import FitData
@@ -31,14 +30,6 @@ def score_features(scorer: nn.Module, features: np.ndarray, device: torch.device
         scored.append([scores.cpu() for scores in scorer(chunk)])
     maps, image_scores = zip(*scored, strict=True)
     return torch.cat(maps), torch.cat(image_scores)
-
-
-def thresholds(scorer: nn.Module, data: FitData, quantile: float, device: torch.device) -> Thresholds:
-    """Thresholds that the share ``quantile`` of held-out normal images stays below, as a whole and in every pixel."""
-    maps, image_scores = score_features(scorer, data.held_out_normal, device)
-    image = np.quantile(image_scores.numpy(), quantile)
-    pixel = np.quantile(maps.flatten(1).max(dim=1).values.numpy(), quantile)
-    return Thresholds(float(image), float(pixel), float(maps.median()))
 
 
 def validate(scorer: nn.Module, data: FitData, device: torch.device) -> dict[str, float]:

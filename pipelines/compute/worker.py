@@ -136,4 +136,7 @@ def _train_cell(name: str, config: dict[str, Any]) -> None:
     if rank == 0:
         bfloat16 = "train.bfloat16" in trains.parameters and params.train.bfloat16
         arithmetic = training_arithmetic(bfloat16, device)
-        checkpoints.write(FINISHED, lambda folder: save_outcome(folder, detector, history, data, device, arithmetic))
+        rate = params.protocol.false_alarm_rate
+        checkpoints.write(
+            FINISHED, lambda folder: save_outcome(folder, detector, history, data, rate, device, arithmetic)
+        )

@@ -146,7 +146,7 @@ def _fit(cell: _Cell) -> None:
     """A short training, half of it with all losses: the trace of a whole one takes minutes to read."""
     params = cell.params
     train = params.train.model_copy(update={"steps": _TRACED, "warmup": 1, "eval_points": 1})
-    training = fit(cell.trained.data, params.model, params.loss, train, 0, Worker.single(_DEVICE))
+    training = fit(cell.trained.data, params.model, params.loss, train, True, 0, Worker.single(_DEVICE))
     finish(training, lambda point, save: None)
 
 

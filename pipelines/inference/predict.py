@@ -22,13 +22,13 @@ from rich.console import Console
 from rich.progress import track
 
 from clflow import heatmap
+from clflow.calibration import Thresholds
 from clflow.data.images import EXTENSIONS, open_rgb, resize_to_square
 from clflow.errors import ClflowError, DataError
 from clflow.export import holds_export, load
 from clflow.files import TEMPORARY
 from clflow.heatmap import Picture
 from clflow.methods.loading import load_detector
-from clflow.model.detector import Thresholds
 from clflow.prefetch import prefetch
 from clflow.score import upsample
 from pipelines.inference import watch

@@ -120,8 +120,8 @@ def _eval_scorers(folder: Path, detector: Detector) -> dict[int, FlowScorer]:
     """
     scorers: dict[int, FlowScorer] = {}
     for path in (folder / EVAL_WEIGHTS).glob("*.safetensors"):
-        scorer = copy.deepcopy(detector.scorer)
-        assert isinstance(scorer, FlowScorer), "only weights of flows are kept"
+        assert isinstance(detector.scorer, FlowScorer), "only weights of flows are kept"
+        scorer = detector.scorer.with_flows(copy.deepcopy(detector.scorer.flows))
         try:
             scorer.flows.load_state_dict(load_file(path))
         except SafetensorError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,12 @@ import torch
 from PIL import Image
 
 from clflow import export as exporting
+from clflow.calibration import Thresholds
 from clflow.data.images import resize_to_square
 from clflow.errors import ClflowError, DataError, ParameterError
 from clflow.export import FORMATS, TOLERANCE, Format, Graph, export, load
 from clflow.files import read_json, write_json
-from clflow.model.detector import Detector, Thresholds
+from clflow.model.detector import Detector
 from clflow.precision import computes_bfloat16
 
 SIZE = 64
@@ -27,7 +29,7 @@ SIZE = 64
 def _decide_half(detector: Detector):
     """Put the thresholds in the middle of what is scored, so that verdicts of both kinds are compared."""
     maps, scores = detector(torch.from_numpy(images(16)))
-    detector.thresholds = Thresholds(float(scores.median()), float(maps.median()), 0.0)
+    detector.thresholds = Thresholds(float(scores.median()), float(maps.median()), 0.0, (0.0,))
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +136,7 @@ def test_bfloat16_is_refused_by_a_processor_without_it(exported: Callable[[Forma
 
 @pytest.mark.parametrize("to", FORMATS)
 def test_damaged_or_missing_graph_is_one_sentence(tmp_path: Path, to: Format):
-    limits = {"image": 1.0, "pixel": 1.0, "median_pixel_score": 0.0}
+    limits = asdict(Thresholds(1.0, 1.0, 0.0, (0.5,)))
     write_json(tmp_path / "export.json", {"format": to, "image_size": SIZE, "thresholds": limits})
     path = tmp_path / exporting._FILES[to]
     for damage in (lambda: None, lambda: path.write_bytes(b"no graph")):

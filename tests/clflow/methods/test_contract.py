@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
+from clflow.calibration import Rank
 from clflow.config.params import Override, Params, load
 from clflow.data.images import read_image
 from clflow.data.layout import scan
@@ -151,9 +152,12 @@ class TestMethod:
         steps = [point["step"] for point in points]
         assert points == history and steps == sorted(set(steps)) and steps[0] > 0
         assert {"step", "loss", "validation", "seconds"} <= history[-1].keys()
+        limits = detector.thresholds
         normal = score_features(detector.scorer, prepared.data.held_out_normal, ALONE.device)[1]
-        assert normal.min() <= detector.thresholds.image <= normal.max()
-        assert np.isfinite([detector.thresholds.pixel, detector.thresholds.median_pixel_score]).all()
+        assert {*normal.tolist()} <= {*limits.calibration_scores}
+        rank = Rank.keeping(prepared.params.protocol.false_alarm_rate, len(limits.calibration_scores))
+        assert limits.image == rank.of(np.array(limits.calibration_scores))
+        assert np.isfinite([limits.pixel, limits.median_pixel_score]).all()
 
 
 def test_peers_are_told_to_be_installed(monkeypatch: pytest.MonkeyPatch, params: Params):

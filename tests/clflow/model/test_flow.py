@@ -11,9 +11,6 @@ from clflow.model.flow import Flow
 def make(channels: int, steps: int, coupling: str, seed: int) -> Flow:
     flow = Flow(channels, steps, hidden_ratio=2.0, coupling=coupling, seed=seed).double()
     generator = torch.Generator().manual_seed(seed)
-    normal = torch.randn(100, channels, generator=generator).double()
-    normal = normal @ torch.randn(channels, channels, generator=generator).double()
-    flow.whiten(normal.mean(dim=0), normal.T.cov())
     with torch.no_grad():  # an untrained flow is the identity, which would prove little
         for parameter in flow.parameters():
             if parameter.requires_grad:
@@ -67,16 +64,11 @@ def test_seed_determines_the_flow_and_global_generators_are_left_alone(seed: int
     assert any(not torch.equal(v, other.state_dict()[k]) for k, v in first.state_dict().items())
 
 
-def test_untrained_flow_only_whitens():
-    flow = Flow(6, 3, hidden_ratio=1.0, coupling="additive", seed=0)
-    x = torch.randn(500, 6) * torch.arange(1, 7) + 5
-    x[:, 1] += x[:, 0]
-    flow.whiten(x.mean(dim=0).double(), x.T.cov().double())
-    z, _ = flow(x)
-    covariance = z.T.cov()
-    off_diagonal = covariance - covariance.diagonal().diag()
-    assert off_diagonal.abs().max() < 1e-3
-    assert covariance.diagonal().min() > 0.5 and covariance.diagonal().max() < 1.01  # shrunk, so never above one
+def test_untrained_flow_is_the_identity_up_to_order():
+    x = torch.randn(50, 6)
+    z, logdet = Flow(6, 3, hidden_ratio=1.0, coupling="additive", seed=0)(x)
+    torch.testing.assert_close(z.sort(dim=1).values, x.sort(dim=1).values)
+    assert (logdet == 0).all()
 
 
 def test_additive_couplings_scale_all_positions_alike():

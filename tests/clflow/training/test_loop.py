@@ -15,10 +15,11 @@ from clflow.config.schema import Loss, Model, Train
 from clflow.errors import DataError, DivergenceError
 from clflow.features.cache import FeatureCache
 from clflow.features.extraction import FeatureGrid
+from clflow.training.crossfit import White
 from clflow.training.data import CategoryFiles, FitData, load_fit_data
-from clflow.training.loop import fit, likelihood_alone
+from clflow.training.loop import TrainedFlows, fit, likelihood_alone
 from clflow.training.sampler import Sampler
-from clflow.training.validation import score_features, thresholds
+from clflow.training.validation import score_features
 from clflow.training.worker import Save, Worker, run
 
 ROOT = Path(__file__).parents[3]
@@ -72,21 +73,24 @@ def train(params: Params) -> Train:
     return params.train.model_copy(update=small)
 
 
+def trained(data: FitData, model: Model, loss: Loss, train: Train, layout: bool = True, seed: int = 0) -> TrainedFlows:
+    return run(fit(data, model, loss, train, layout, seed, ALONE), ignore)
+
+
 def same(first: torch.nn.Module, second: torch.nn.Module) -> bool:
     other = second.state_dict()
     return all(torch.equal(value, other[name]) for name, value in first.state_dict().items())
 
 
 def test_seed_determines_the_weights(data: FitData, model: Model, loss: Loss, train: Train):
-    first, second, other = (run(fit(data, model, loss, train, seed, ALONE), ignore)[0] for seed in (5, 5, 6))
+    first, second, other = (trained(data, model, loss, train, seed=seed).scorer for seed in (5, 5, 6))
     assert same(first, second)
     assert not same(first, other)
 
 
 def test_each_of_several_flows_is_trained_as_if_alone(data: FitData, model: Model, loss: Loss, train: Train):
-    two, alone = (
-        run(fit(data, model.model_copy(update={"flows": count}), loss, train, 0, ALONE), ignore)[0] for count in (2, 1)
-    )
+    counts = (model.model_copy(update={"flows": count}) for count in (2, 1))
+    two, alone = (trained(data, several, loss, train).scorer for several in counts)
     assert same(two.flows.members[0], alone.flows.members[0])
     assert not same(two.flows.members[0], two.flows.members[1])
 
@@ -100,18 +104,18 @@ def test_resumed_run_equals_an_uninterrupted_one(data: FitData, model: Model, lo
             save(tmp_path)
             raise KilledError
 
-    whole, history = run(fit(data, model, loss, train, 0, ALONE), ignore)
+    whole = trained(data, model, loss, train)
     with pytest.raises(KilledError):
-        run(fit(data, model, loss, train, 0, ALONE), die_after_second)
+        run(fit(data, model, loss, train, True, 0, ALONE), die_after_second)
     seen: list[float] = []
-    resumed, resumed_history = run(
-        fit(data, model, loss, train, 0, ALONE, resume=tmp_path), lambda point, save: seen.append(point["step"])
+    resumed = run(
+        fit(data, model, loss, train, True, 0, ALONE, resume=tmp_path), lambda point, save: seen.append(point["step"])
     )
-    assert same(whole, resumed)
+    assert same(whole.scorer, resumed.scorer)
     assert seen == [12]
     times = ("seconds",)
-    assert [{k: v for k, v in p.items() if k not in times} for p in resumed_history] == [
-        {k: v for k, v in p.items() if k not in times} for p in history
+    assert [{k: v for k, v in p.items() if k not in times} for p in resumed.history] == [
+        {k: v for k, v in p.items() if k not in times} for p in whole.history
     ]
 
 
@@ -120,10 +124,10 @@ def test_synthetic_anomalies_are_learned_only_where_their_losses_are_on(
 ):
     plain = likelihood_alone(loss)
     poisoned = FitData(**{**vars(data), "synthetic": np.full_like(data.synthetic, np.nan)})
-    flow, history = run(fit(poisoned, model, plain, train, 0, ALONE), ignore)
-    assert same(flow, run(fit(data, model, plain, train, 0, ALONE), ignore)[0])
-    assert not {"hardest", "contrast", "likelihood_margin", "proxy", "near_anomaly_normals"} & history[-1].keys()
-    with_both = run(fit(data, model, loss, train, 0, ALONE), ignore)[1]
+    flows = trained(poisoned, model, plain, train, layout=False)
+    assert same(flows.scorer, trained(data, model, plain, train, layout=False).scorer)
+    assert not {"hardest", "contrast", "likelihood_margin", "proxy", "near_anomaly_normals"} & flows.history[-1].keys()
+    with_both = trained(data, model, loss, train).history
     terms = {"likelihood", "hardest", "contrast", "likelihood_margin", "proxy", "near_anomaly_normals", "validation"}
     assert terms <= with_both[-1].keys()
 
@@ -139,7 +143,7 @@ def test_positions_near_an_anomaly_are_learned_as_normal(data: FitData, model: M
     def outlined(weight: float) -> float:
         """How far what is beside an anomaly stands out from normal images, of how far the anomaly does."""
         weighed = loss.model_copy(update={"near_anomaly_normals": weight})
-        scorer, _ = run(fit(beside, model, weighed, longer, 0, ALONE), ignore)
+        scorer = trained(beside, model, weighed, longer).scorer
         normal, found = (score_features(scorer, x, ALONE.device)[0] for x in (data.held_out_normal, synthetic))
         anomaly, around = (found[torch.from_numpy(where)].mean() for where in (touched, ~touched))
         return ((around - normal.mean()) / (anomaly - normal.mean())).item()
@@ -170,37 +174,55 @@ def test_an_anomaly_that_reaches_every_position_has_near_positions(data: FitData
 
 def test_training_lowers_the_loss_and_separates(data: FitData, model: Model, loss: Loss, train: Train):
     longer = train.model_copy(update={"steps": 60})
-    flow, history = run(fit(data, model, loss, longer, 0, ALONE), ignore)
-    assert history[-1]["likelihood"] < history[0]["likelihood"]
+    flows = trained(data, model, loss, longer)
+    assert flows.history[-1]["likelihood"] < flows.history[0]["likelihood"]
     (normal, _), (synthetic, _) = (
-        score_features(flow, features, ALONE.device) for features in (data.held_out_normal, data.held_out_synthetic)
+        score_features(flows.scorer, features, ALONE.device)
+        for features in (data.held_out_normal, data.held_out_synthetic)
     )
     assert synthetic[:, 1:3, 1:3].mean() > normal.mean() + 1
 
 
-def test_thresholds_are_those_of_held_out_normals(data: FitData, model: Model, loss: Loss, train: Train):
-    flow, _ = run(fit(data, model, loss, train, 0, ALONE), ignore)
-    limits = thresholds(flow, data, 0.9, ALONE.device)
-    _, image_scores = score_features(flow, data.held_out_normal, ALONE.device)
-    assert (image_scores > limits.image).sum() == 2
-    assert limits.pixel >= limits.image
+def test_training_images_score_as_if_they_had_not_been_trained_on(
+    data: FitData, model: Model, loss: Loss, train: Train
+):
+    """Whitened by statistics that they are part of, they would score lower than new images do."""
+    flows = trained(data, model, loss, train)
+    new, own = (score_features(flows.scorer, x, ALONE.device)[1] for x in (data.held_out_normal, data.normal))
+    maps, cross_fitted = flows.cross_fitted
+    assert abs(cross_fitted.mean() - new.mean()) < 0.5 * abs(own.mean() - new.mean())
+    assert maps.shape == data.normal.shape[:3]
 
 
 def test_divergence_says_so(data: FitData, model: Model, loss: Loss, train: Train):
     with pytest.raises(DataError, match=r"not finite.*model\.backbone"):
         run(
-            fit(FitData(**{**vars(data), "normal": data.normal * np.float16(np.nan)}), model, loss, train, 0, ALONE),
+            fit(
+                FitData(**{**vars(data), "normal": data.normal * np.float16(np.nan)}),
+                model,
+                loss,
+                train,
+                True,
+                0,
+                ALONE,
+            ),
             ignore,
         )
     wild = train.model_copy(update={"learning_rate": 1e6, "warmup": 0})
     with pytest.raises(DivergenceError, match="diverged"):
-        run(fit(data, model, loss, wild, 0, ALONE), ignore)
+        run(fit(data, model, loss, wild, True, 0, ALONE), ignore)
 
 
 def test_two_workers_share_the_batch_of_one(data: FitData, train: Train):
-    alone = Sampler(data, train, 0, ALONE).draw(3, pairs=True)
+    normal, synthetic = (
+        White(torch.from_numpy(rows), torch.from_numpy(rows[..., 0].astype(np.float32)))
+        for rows in (data.normal, data.synthetic)
+    )
+    alone = Sampler(data, normal, synthetic, train, 0, ALONE).draw(3, pairs=True)
+    assert torch.equal(alone.logdet, alone.features[:, 0])
     shares = [
-        Sampler(data, train, 0, Worker(rank, 2, ALONE.device, ALONE.parallel)).draw(3, pairs=True) for rank in (0, 1)
+        Sampler(data, normal, synthetic, train, 0, Worker(rank, 2, ALONE.device, ALONE.parallel)).draw(3, pairs=True)
+        for rank in (0, 1)
     ]
     assert sum(share.normals for share in shares) == alone.normals
     assert sum(share.pairs for share in shares) == alone.pairs
@@ -222,8 +244,7 @@ def test_bfloat16_is_left_alone_where_the_processor_would_emulate_it(
     def last_loss(bfloat16: bool, capabilities: dict[str, bool]) -> float:
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
         asked = train.model_copy(update={"bfloat16": bfloat16})
-        _, history = run(fit(data, model, loss, asked, 0, ALONE), ignore)
-        return history[-1]["loss"]
+        return trained(data, model, loss, asked).history[-1]["loss"]
 
     single = last_loss(False, {"avx512_bf16": True})
     assert last_loss(True, {"avx2": True, "avx512_bf16": False}) == single

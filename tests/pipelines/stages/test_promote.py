@@ -27,6 +27,7 @@ from mlflow.entities.model_registry import ModelVersion
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
+from clflow.calibration import Thresholds
 from clflow.config.params import Params, load
 from clflow.data.images import read_image
 from clflow.data.manifest import category_rows, data_hash, read_manifest
@@ -37,7 +38,7 @@ from clflow.features.weights import find_weights
 from clflow.files import fingerprint, read_json, write_json
 from clflow.methods.loading import load_detector
 from clflow.methods.registry import find_method
-from clflow.model.detector import WEIGHTS_FILE, Detector, Thresholds
+from clflow.model.detector import WEIGHTS_FILE, Detector
 from pipelines.registry.champions import CHALLENGER, Registry, number
 from pipelines.registry.evidence import file_hashes, of_workspace
 from pipelines.registry.locate import CHAMPION, registered_name
@@ -107,7 +108,9 @@ class Bench:
         folder.mkdir(parents=True)
         model = self.params.model
         scorer = find_method(cell.method).scorer(self.grid, model, tiny.SIZE, cell.seed)
-        Detector(cell.method, self.grid, scorer, model, cell.seed, tiny.SIZE, Thresholds(1.0, 2.0, 0.5)).save(folder)
+        Detector(cell.method, self.grid, scorer, model, cell.seed, tiny.SIZE, Thresholds(1.0, 2.0, 0.5, (0.5,))).save(
+            folder
+        )
         pd.DataFrame({"step": [4, 8], "loss": [2.0, 1.0]}).to_csv(folder / "history.csv", index=False)
         pd.DataFrame({"label": [0, 1], "image_score": [0.0, 1.0]}).to_csv(folder / "held_out.csv", index=False)
         data = data_hash(category_rows(self.manifest, cell.category, "train"))

@@ -159,7 +159,7 @@ def source(name: str) -> tuple[tuple[str, ...], Any, set[str], set[str]]:
 KEYED: list[tuple[tuple[str, ...], Any, set[str], set[str]]] = [
     (("protocol", "image_size"), 96, ALL, SETS),
     (("protocol", "holdout"), 0.3, ALL, SETS),
-    (("protocol", "threshold_quantile"), 0.9, ALL, NOTHING),
+    (("protocol", "false_alarm_rate"), 0.1, ALL, NOTHING),
     (("synthesis", "count"), 8, ALL - {"clflow.own"}, {"disc", "stripes"}),  # the variant has its own
     (("synthesis", "held_out"), 4, ALL, SETS),
     (("synthesis", "seed"), 1, ALL, SETS),
@@ -173,6 +173,8 @@ KEYED: list[tuple[tuple[str, ...], Any, set[str], set[str]]] = [
     (("model", "strides"), [8, 16], FLOWS, NOTHING),
     (("model", "grid"), 16, ALL, NOTHING),  # validation counts positions of it
     (("model", "pool"), 3, FLOWS, NOTHING),
+    (("model", "kept_axes"), 100, FLOWS, NOTHING),
+    (("model", "layout_shrinkage"), 0.1, CONTRAST, NOTHING),
     (("model", "coupling_steps"), 4, FLOWS, NOTHING),
     (("model", "hidden_ratio"), 0.5, FLOWS, NOTHING),
     (("model", "coupling"), "affine", FLOWS, NOTHING),
@@ -324,10 +326,13 @@ SOURCES: list[tuple[str, set[str], set[str], set[str]]] = [
     ("clflow/methods/patchcore.py", NOTHING, NOTHING, NOTHING),  # nobody asks for it
     ("clflow/methods/registry.py", NOTHING, NOTHING, {"promote"}),
     ("clflow/model/flow.py", FLOWS, FLOWS, NOTHING),
+    ("clflow/model/whitening.py", FLOWS, FLOWS, NOTHING),
     ("clflow/model/losses.py", FLOWS, FLOWS, NOTHING),
     ("clflow/model/scorer.py", FLOWS, FLOWS, NOTHING),
     ("clflow/model/detector.py", ALL, ALL, NOTHING),
+    ("clflow/calibration.py", ALL, ALL, NOTHING),
     ("clflow/training/loop.py", FLOWS, FLOWS, NOTHING),
+    ("clflow/training/crossfit.py", FLOWS, FLOWS, NOTHING),
     ("clflow/training/sampler.py", FLOWS, FLOWS, NOTHING),
     ("clflow/training/data.py", ALL, ALL, NOTHING),
     ("clflow/training/validation.py", ALL, ALL, NOTHING),
