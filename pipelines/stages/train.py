@@ -14,6 +14,7 @@ from typing import Any
 
 import ray
 
+from clflow.calibration import images_needed
 from clflow.config.params import Params
 from clflow.errors import CellError, DataError
 from clflow.files import folder_atomically, read_json, sweep, write_json
@@ -32,7 +33,7 @@ from pipelines.workspace.cells import EVAL_WEIGHTS, Cell
 from pipelines.workspace.cells import MARKER as CELL_MARKER
 from pipelines.workspace.paths import Workspace
 from pipelines.workspace.plan import Plan
-from pipelines.workspace.results import is_trained
+from pipelines.workspace.results import is_trained, read_cell
 
 
 def run(params: Params, dataset: str, workspace: Workspace) -> None:
@@ -53,6 +54,8 @@ def run(params: Params, dataset: str, workspace: Workspace) -> None:
             with cluster.session(params.resources):
                 failures = _train(in_order(todo), plan, tracker)
     tracker.result().sync([cell for cell in plan.cells if cell not in failures], workspace)
+    for line in _uncalibrated([cell for cell in todo if cell not in failures], params, workspace):
+        print(line)
     if failures:
         logs = "; ".join(f"{cell.name} (log: {log})" for cell, log in failures.items())
         raise CellError(
@@ -82,6 +85,22 @@ def in_order(todo: list[Cell]) -> list[Cell]:
         rounds[cell.category] = rounds.get(cell.category, -1) + 1
         ranked.append((rounds[cell.category], -cell.train_images, cell))
     return [cell for _, _, cell in sorted(ranked, key=lambda entry: entry[:2])]
+
+
+def _uncalibrated(trained: list[Cell], params: Params, workspace: Workspace) -> list[str]:
+    """A warning for each category whose calibration images are too few for the false alarm rate that was asked for."""
+    asked = params.protocol.false_alarm_rate
+    fewest: dict[str, tuple[int, float]] = {}
+    for cell in trained:
+        record = read_cell(cell, workspace)
+        images, rate = record["calibration_images"], record["expected_false_alarm_rate"]
+        if images < images_needed(asked):
+            fewest[cell.category] = min(fewest.get(cell.category, (images, rate)), (images, rate))
+    return [
+        f"warning: {category}: {images} calibration images keep a false alarm rate of {rate:.1%}, not "
+        f"{asked:.1%} (protocol.false_alarm_rate), for which {images_needed(asked)} normal images are needed"
+        for category, (images, rate) in fewest.items()
+    ]
 
 
 def _require_synthetic(plan: Plan, todo: list[Cell]) -> None:

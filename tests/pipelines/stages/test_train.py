@@ -158,6 +158,7 @@ def test_training_finishes_without_tracking_and_sync_catches_up(
     said = capsys.readouterr().out
     assert "clflow sync" in said
     assert re.search(r"1 cells in \d+ s; slots trained for \d+% of it", said)
+    assert re.search(r"warning: disc: \d+ calibration images keep a false alarm rate of \d+\.\d%, not 1\.0%", said)
     wanted = plan_cells(params, workspace)
     assert not train.missing(wanted, workspace)
     with pytest.raises(ClflowError, match=r"127\.0\.0\.1:9"):
