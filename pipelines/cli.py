@@ -82,12 +82,13 @@ def train(
 ) -> None:
     """Train the cells that are missing, as many at once as fit."""
     from pipelines.stages import train as stage
+    from pipelines.workspace.plan import Plan
 
-    arguments = _workspace(params, dataset)
+    loaded, dataset, workspace = _workspace(params, dataset)
     if dry_run:
-        print("\n".join(stage.describe(*arguments)))
+        print("\n".join(Plan(loaded, dataset, workspace).describe()))
     else:
-        stage.run(*arguments)
+        stage.run(loaded, dataset, workspace)
 
 
 @app.command()

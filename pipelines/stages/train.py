@@ -63,14 +63,6 @@ def run(params: Params, dataset: str, workspace: Workspace) -> None:
         )
 
 
-def describe(params: Params, dataset: str, workspace: Workspace) -> list[str]:
-    """The plan in words: what would be trained, and in which order, without doing anything."""
-    wanted = Plan(params, dataset, workspace).cells
-    todo = in_order(missing(wanted, workspace))
-    lines = [f"{dataset}: {len(wanted)} cells, {len(wanted) - len(todo)} complete, {len(todo)} to train"]
-    return lines + [f"  {cell.name} ({cell.train_images} normal images)" for cell in todo]
-
-
 def missing(wanted: list[Cell], workspace: Workspace) -> list[Cell]:
     """The cells that have no complete folder."""
     return [cell for cell in wanted if not is_trained(cell, workspace)]
