@@ -32,7 +32,8 @@ class Entry:
     """A dataset.
 
     ``archive`` is None if there is nothing to download; ``rendered`` marks the demo. ``normal`` names the
-    folder of normal images (None: found for each category). ``counts`` names the categories (empty: any).
+    folder of normal images (None: found for each category), ``complete`` says that there is a whole test set,
+    and ``counts`` names the categories (empty: any).
     """
 
     name: str
@@ -42,7 +43,7 @@ class Entry:
     archive: Archive | None = None
     rendered: bool = False
     normal: str | None = None
-    masks_required: bool = True
+    complete: bool = True
     counts: Mapping[str, Counts] = field(default_factory=dict)
 
 
@@ -129,7 +130,7 @@ _ENTRIES = (
         title="Your own images, in the layout of MVTec AD or BTAD",
         licence="yours",
         licence_url="",
-        masks_required=False,
+        complete=False,
     ),
 )
 

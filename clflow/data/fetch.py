@@ -162,7 +162,7 @@ def _is_intact(folder: Path, category: str, placed: dict[str, Any]) -> bool:
 
 def _check(entry: Entry, category: str, staging: Path, where: str) -> pd.DataFrame:
     try:
-        return scan(staging, category, entry.normal, entry.masks_required)
+        return scan(staging, category, entry.normal, entry.complete)
     except DataError as error:
         # The staging folder is gone when this is read.
         raise DataError(str(error).replace(str(staging), where)) from None

@@ -22,18 +22,19 @@ from clflow.files import file_sha256
 NORMAL_FOLDERS = ("good", "ok")
 
 
-def scan(folder: Path, category: str, normal: str | None, masks_required: bool) -> pd.DataFrame:
+def scan(folder: Path, category: str, normal: str | None, complete: bool) -> pd.DataFrame:
     """Rows of the sample table for one category of the dataset in ``folder``; every file is decoded once.
 
     Args:
         normal: name of the folder of normal images; None finds it.
-        masks_required: whether a defective test image without a mask is an error.
+        complete: whether there must be normal and defective test images, and a mask for each of the latter. A new
+            part has none of them yet.
 
     Raises:
         DataError: the category lacks a folder, images or masks; a mask pairs with no image or with an image
             that has one; a file does not decode; or a mask is not of the size of its image.
     """
-    samples = list(_samples(folder / category, normal, masks_required))
+    samples = list(_samples(folder / category, normal, complete))
     # Decoding and hashing release the interpreter lock.
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         rows = list(pool.map(lambda sample: _row(folder, category, sample), samples))
@@ -48,21 +49,30 @@ class _Sample:
     mask: Path | None = None
 
 
-def _samples(root: Path, normal: str | None, masks_required: bool) -> Iterator[_Sample]:
+def _samples(root: Path, normal: str | None, complete: bool) -> Iterator[_Sample]:
     if not root.is_dir():
         raise DataError(f"{root} does not exist; check the categories and the source of this dataset.")
     if not any(path.suffix.lower() in EXTENSIONS for path in root.rglob("*")):
-        raise DataError(f"{root} holds no images; it should hold train/good, test/good and test/<defect>.")
+        raise DataError(
+            f"{root} holds no images; it should hold train/good and, where there are test images, test/good and "
+            "test/<defect>."
+        )
     normal = normal or _normal_folder(root)
     train, test, truth = root / "train", root / "test", root / "ground_truth"
     for split, parent in (("train", train), ("test", test)):
-        if not _images(parent / normal):
+        if (split == "train" or complete) and not _images(parent / normal):
             raise DataError(f"{parent / normal} holds no images; normal images to {split} on belong there.")
     for name in _subfolders(train):
         if name != normal:
             raise DataError(f"{train / name} is no normal folder; training uses {train / normal} only.")
     defects = [name for name in _subfolders(test) if name != normal]
-    if not any(_images(test / defect) for defect in defects):
+    # Where there may be no test images, those in the wrong place would not be missed.
+    for name in _subfolders(root):
+        if not test.is_dir() and root / name not in (train, truth):
+            raise DataError(f"{root / name} is none of train, test and ground_truth; rename it or move it away.")
+    for image in _images(test):
+        raise DataError(f"{image} lies in no folder; put it into {test / normal} or into one for its kind of defect.")
+    if complete and not any(_images(test / defect) for defect in defects):
         raise DataError(f"{test} holds no defective images; they belong in one folder for each kind of defect.")
     for name in set(defects) & set(NORMAL_FOLDERS):
         raise DataError(f"{test / name} is named like normal images, but those of {root} are in {normal}.")
@@ -75,7 +85,7 @@ def _samples(root: Path, normal: str | None, masks_required: bool) -> Iterator[_
     for defect in defects:
         masks = _pair(test / defect, truth / defect)
         for image in _images(test / defect):
-            if masks_required and image not in masks:
+            if complete and image not in masks:
                 raise DataError(f"{image} has no mask in {truth / defect}; every defective image needs one.")
             yield _Sample("test", defect, image, masks.get(image))
 

@@ -51,15 +51,15 @@ def read_manifest(folder: Path) -> pd.DataFrame:
 
 
 def category_rows(manifest: pd.DataFrame, category: str, split: str) -> pd.DataFrame:
-    """The rows of one category and split ("train" or "test"), in manifest order.
+    """The rows of one category and split ("train" or "test"), in manifest order; there may be no test images.
 
     Raises:
-        DataError: there are none.
+        DataError: the category is not in the manifest.
     """
-    rows = manifest.loc[(manifest["category"] == category) & (manifest["split"] == split)]
-    if rows.empty:
-        raise DataError(f"The manifest has no {split} images of category {category!r}; fetch it first.")
-    return rows.reset_index(drop=True)
+    of_category = manifest.loc[manifest["category"] == category]
+    if of_category.empty:
+        raise DataError(f"The manifest has no images of category {category!r}; fetch it first.")
+    return of_category.loc[of_category["split"] == split].reset_index(drop=True)
 
 
 def data_hash(rows: pd.DataFrame) -> str:

@@ -27,7 +27,7 @@ def files(folder: Path) -> dict[str, str]:
 
 def test_counts_are_those_of_the_catalogue(tmp_path: Path) -> None:
     demo.render("bolt", tmp_path / "bolt", 0)
-    rows = scan(tmp_path, "bolt", "good", masks_required=True)
+    rows = scan(tmp_path, "bolt", "good", complete=True)
     counts = find("demo").counts["bolt"]
     kinds = list(zip(rows["split"], rows["label"], strict=True))
     assert kinds.count(("train", 0)) == counts.train

@@ -16,16 +16,16 @@ def bottle(tmp_path: Path) -> Path:
     return write_mvtec(tmp_path, "bottle")
 
 
-def refusal(category: Path, normal: str | None = "good", masks_required: bool = True) -> str:
+def refusal(category: Path, normal: str | None = "good", complete: bool = True) -> str:
     with pytest.raises(DataError) as caught:
-        scan(category.parent, category.name, normal, masks_required)
+        scan(category.parent, category.name, normal, complete)
     return str(caught.value)
 
 
 @pytest.mark.parametrize("category", MVTEC)
 def test_mvtec_layout(tmp_path: Path, category: str) -> None:
     write_mvtec(tmp_path, category)
-    rows = scan(tmp_path, category, "good", masks_required=True)
+    rows = scan(tmp_path, category, "good", complete=True)
     assert rows[["split", "label", "defect"]].value_counts().to_dict() == {
         ("train", 0, "good"): 4,
         ("test", 0, "good"): 2,
@@ -45,7 +45,7 @@ def test_mvtec_layout(tmp_path: Path, category: str) -> None:
 @pytest.mark.parametrize("normal", ["ok", None])
 def test_btad_layout_in_each_of_its_file_types(tmp_path: Path, category: str, normal: str | None) -> None:
     write_btad(tmp_path, category)
-    rows = scan(tmp_path, category, normal, masks_required=True)
+    rows = scan(tmp_path, category, normal, complete=True)
     assert rows["defect"].value_counts().to_dict() == {"good": 5, "ko": 2}
     _, extension, mask_extension = BTAD[category]
     defective = rows.loc[rows["label"] == 1]
@@ -59,7 +59,7 @@ def test_masks_are_paired_by_name_not_by_position(tmp_path: Path) -> None:
         write_image(folder / "test" / "broken" / f"{name}.png", name)
     write_mask(folder / "ground_truth" / "broken" / "b9_x_mask.png")
     write_mask(folder / "ground_truth" / "broken" / "b10.png")
-    rows = scan(tmp_path, "bottle", "good", masks_required=False)
+    rows = scan(tmp_path, "bottle", "good", complete=False)
     broken = rows.loc[rows["defect"] == "broken"]
     masks = {Path(path).stem: Path(mask).stem for path, mask in zip(broken["path"], broken["mask"], strict=True)}
     assert masks == {"000": "000_mask", "b10": "b10", "b9": "", "b9_x": "b9_x_mask"}
@@ -69,7 +69,7 @@ def test_extensions_in_capitals_and_hidden_files(bottle: Path) -> None:
     write_image(bottle / "train" / "good" / "x.BMP", "x")
     write_image(bottle / "train" / "good" / ".x.png", "x")
     (bottle / "train" / "good" / "readme.txt").write_text("not an image")
-    rows = scan(bottle.parent, "bottle", "good", masks_required=True)
+    rows = scan(bottle.parent, "bottle", "good", complete=True)
     assert "bottle/train/good/x.BMP" in rows["path"].tolist()
     assert len(rows) == 4 + 1 + 2 + 2
 
@@ -92,6 +92,36 @@ def test_missing_folder_empty_category_and_missing_parts_each_have_a_sentence(tm
     assert "test holds no defective images" in refusal(folder)
 
 
+def test_a_new_part_has_no_defects_or_no_test_images_yet(bottle: Path) -> None:
+    for part in ("test", "ground_truth"):
+        for defect in ("broken", "stain"):
+            shutil.rmtree(bottle / part / defect)
+    rows = scan(bottle.parent, "bottle", None, complete=False)
+    assert rows[["split", "label"]].value_counts().to_dict() == {("train", 0): 4, ("test", 0): 2}
+    for part in ("test", "ground_truth"):
+        shutil.rmtree(bottle / part)
+    rows = scan(bottle.parent, "bottle", None, complete=False)
+    assert rows["split"].tolist() == ["train"] * 4
+    shutil.rmtree(bottle / "train" / "good")
+    write_image(bottle / "test" / "good" / "000.png", "good")
+    (bottle / "train" / "good").mkdir()
+    assert "train/good holds no images; normal images to train" in refusal(bottle, None, complete=False)
+
+
+def test_defects_without_normal_test_images(bottle: Path) -> None:
+    shutil.rmtree(bottle / "test" / "good")
+    rows = scan(bottle.parent, "bottle", None, complete=False)
+    assert rows.loc[rows["split"] == "test", "label"].tolist() == [1, 1]
+
+
+def test_test_images_are_not_overlooked_for_where_they_lie(bottle: Path) -> None:
+    (bottle / "test").rename(bottle / "Test")
+    assert "Test is none of train, test and ground_truth" in refusal(bottle, None, complete=False)
+    (bottle / "Test").rename(bottle / "test")
+    write_image(bottle / "test" / "000.png", "loose")
+    assert "test/000.png lies in no folder" in refusal(bottle, None, complete=False)
+
+
 def test_corrupt_image_is_named(bottle: Path) -> None:
     path = bottle / "test" / "good" / "001.png"
     path.write_bytes(path.read_bytes()[:100])
@@ -101,13 +131,13 @@ def test_corrupt_image_is_named(bottle: Path) -> None:
 def test_missing_mask_is_an_error_only_where_masks_are_required(bottle: Path) -> None:
     (bottle / "ground_truth" / "stain" / "000_mask.png").unlink()
     assert "stain/000.png has no mask" in refusal(bottle)
-    rows = scan(bottle.parent, "bottle", None, masks_required=False)
+    rows = scan(bottle.parent, "bottle", None, complete=False)
     assert rows.loc[rows["defect"] == "stain", "mask"].tolist() == [""]
 
 
 def test_mask_of_no_image(bottle: Path) -> None:
     write_mask(bottle / "ground_truth" / "stain" / "007_mask.png")
-    assert "007_mask.png pairs with no image" in refusal(bottle, masks_required=False)
+    assert "007_mask.png pairs with no image" in refusal(bottle, complete=False)
 
 
 def test_two_masks_of_one_image(bottle: Path) -> None:
@@ -144,10 +174,10 @@ def test_layout_that_cannot_be_told(bottle: Path) -> None:
 
 def test_defect_that_is_called_normal(bottle: Path) -> None:
     write_image(bottle / "test" / "ok" / "000.png", "ok")
-    assert "test/ok is named like normal images" in refusal(bottle, masks_required=False)
+    assert "test/ok is named like normal images" in refusal(bottle, complete=False)
 
 
 def test_16_bit_images_pass(bottle: Path) -> None:
     image = Image.new("I;16", (12, 12), 40000)
     image.save(bottle / "train" / "good" / "deep.png")
-    assert len(scan(bottle.parent, "bottle", "good", masks_required=True)) == 9
+    assert len(scan(bottle.parent, "bottle", "good", complete=True)) == 9
