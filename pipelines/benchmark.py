@@ -12,7 +12,8 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from clflow.config.params import load
+from clflow.config.params import check, effective
+from clflow.config.show import render
 from clflow.errors import ClflowError, ParameterError
 from clflow.files import file_sha256, read_json, write_json
 from pipelines.compute.signals import run_command
@@ -20,8 +21,6 @@ from pipelines.workspace.outputs import MARKER, Outputs
 from pipelines.workspace.paths import Workspace
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-_PATHS = (("synthesis", "textures"), ("model", "weights"), ("resources", "storage"))
-_NAMES = {"hub", "offline"}
 _COMMAND = "clflow benchmark"
 _PARAMS = "params.yaml"
 _COPIES = (".dvcignore", "dvc.yaml", "tuned/README.md")
@@ -47,13 +46,17 @@ def run(params: Path, workspace: Path) -> int:
 
 
 def prepare(params: Path, workspace: Path) -> None:
-    """Make or update a workspace. Relative paths of the parameter file keep meaning what they meant where it lies.
+    """Make or update a workspace.
+
+    Its parameters are complete, so that DVC sees every value, and its paths absolute, so that they keep meaning what
+    they mean in the parameter file.
 
     Raises:
         ParameterError: the parameter file does not fit the schema, or the workspace is the checkout itself.
         ClflowError: the folder is no workspace, or that of another parameter file, or its copies were edited.
     """
-    load(params)
+    found = effective(params)
+    check(found)
     if workspace == CHECKOUT:
         raise ParameterError("the workspace is the checkout itself; name another folder, or run `dvc repro` here.")
     record, outputs = Workspace(workspace).owner_record, Outputs(workspace)
@@ -61,14 +64,14 @@ def prepare(params: Path, workspace: Path) -> None:
         _require_free(workspace)
     elif record.exists():
         _require_same(params, workspace, read_json(record))
-    tree = _anchored(params)
-    _require_unedited(outputs, params, workspace, tree)
+    _require_unedited(outputs, params, workspace, found.tree)
     with outputs.replace(_COMMAND) as staging:
         for name in _COPIES:
             (staging / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(CHECKOUT / name, staging / name)
-        with (staging / _PARAMS).open("w", encoding="utf-8") as file:
-            YAML().dump(tree, file)
+        (staging / _PARAMS).write_text(
+            f"# Made of {params}, which is the file to edit.\n{render(found)}", encoding="utf-8"
+        )
     write_json(record, {"params": os.path.relpath(params, workspace), "sha256": file_sha256(params)})
     if not (workspace / ".dvc").exists():
         subprocess.run([sys.executable, "-m", "dvc", "init", "--no-scm", "--quiet"], cwd=workspace, check=True)
@@ -108,17 +111,3 @@ def _require_unedited(outputs: Outputs, params: Path, workspace: Path, tree: Any
             f"{copy} was edited since `{_COMMAND}` wrote it from {source}, and the edit would be lost; run `dvc repro` "
             f"in {workspace} to use it, or make the edit in {source} and delete the copy."
         )
-
-
-def _anchored(params: Path) -> Any:
-    """The parameter file's tree, with its relative paths made absolute."""
-    tree = YAML().load(params.read_text(encoding="utf-8"))
-    layers = [tree, *tree["overrides"].values(), *tree["variants"].values()]
-    places = [(tree, "tuned")]
-    places += [(layer[part], key) for layer in layers for part, key in _PATHS if key in layer.get(part, {})]
-    places += [(dataset, "source") for dataset in tree["data"].values()]
-    for section, key in places:
-        value = section[key]
-        if value is not None and value not in _NAMES and "://" not in value:
-            section[key] = str((params.parent / value).resolve())
-    return tree

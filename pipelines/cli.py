@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from clflow.config.params import Params, load
+from clflow.config.params import Params, check, effective, load
 from clflow.errors import ClflowError
 from pipelines.compute.signals import interruptible
 from pipelines.workspace.paths import Workspace
@@ -25,10 +25,26 @@ app = typer.Typer(
     help="CL-Flow visual anomaly detection: train, score, track and compare, one verb per stage.",
 )
 
+config = typer.Typer(no_args_is_help=True, help="Parameters: what is in force, and where it is stated.")
+app.add_typer(config, name="config")
+
 ParamsFile = Annotated[Path, typer.Option("--params", help="Parameter file; its folder is the workspace.")]
 DatasetName = Annotated[str, typer.Option("--dataset", help="A dataset of the parameter file.")]
 CategoryNames = Annotated[list[str] | None, typer.Option("--category", help="Repeat for several; default: all.")]
 DEFAULT = Path("params.yaml")
+
+
+@config.command()
+def show(
+    params: ParamsFile = DEFAULT,
+    origin: Annotated[bool, typer.Option("--origin", help="Beside each value, the file that states it.")] = False,
+) -> None:
+    """Print all parameters, those of the file and those that it takes from the files below it."""
+    from clflow.config.show import render
+
+    found = effective(params)
+    check(found)
+    print(render(found, origin), end="")
 
 
 @app.command()

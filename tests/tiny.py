@@ -10,6 +10,7 @@ from PIL import Image
 from ruamel.yaml import YAML
 
 from clflow import provenance
+from clflow.config.params import effective
 
 SIZE = 64
 CATEGORIES = ("disc", "stripes")
@@ -56,7 +57,7 @@ def write_dataset(folder: Path) -> Path:
 
 def params_tree(source: Path, **changes: Any) -> dict[str, Any]:
     """The demo's parameters on the tiny dataset with a tiny budget; ``section__key=value`` changes one more."""
-    tree = YAML(typ="safe").load(ROOT / "pipelines" / "demo.yaml")
+    tree = effective(ROOT / "pipelines" / "demo.yaml").tree
     tree["benchmark"] = {"name": "tiny", "datasets": ["folder"], "methods": ["clflow", "fastflow"], "seeds": [0]}
     tree["data"] = {"folder": {"source": str(source), "categories": list(CATEGORIES)}}
     tree["protocol"] |= {"image_size": SIZE, "map_size": SIZE, "holdout": 0.25}

@@ -1,16 +1,16 @@
-"""``params.yaml`` as a whole: its sections, what is merged over them, and reading it with errors that name the key."""
+"""Parameters as a whole: the sections, what is merged over them, and reading with errors that name file and key."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
+from clflow.config.layers import BASE, EXTENDS, Effective, Place, lay, read_layers, read_yaml
 from clflow.config.schema import (
     Benchmark,
     Dataset,
@@ -27,7 +27,9 @@ from clflow.config.schema import (
     Train,
     Tune,
     Watching,
+    section_at,
 )
+from clflow.config.spelling import did_you_mean
 from clflow.errors import ParameterError
 
 TUNED = "-tuned"
@@ -80,7 +82,7 @@ class Tuned(Section):
 
 
 class Params(Section):
-    """All of ``params.yaml``. In the file, ``tuned`` is null or the path of what a search found, relative to it."""
+    """All parameters. In a file, ``tuned`` is null or the path of what a search found, relative to the file."""
 
     benchmark: Benchmark
     data: dict[Name, Dataset]
@@ -103,11 +105,13 @@ class Params(Section):
     def _consistent(self) -> Self:
         for dataset in self.benchmark.datasets:
             if dataset not in self.data:
-                raise ValueError(f"benchmark.datasets names {dataset!r}, which data does not describe")
+                near = did_you_mean(dataset, self.data)
+                raise ValueError(f"benchmark.datasets names {dataset!r}, which data does not describe{near}")
         known = {f"{name}/{c}" for name, dataset in self.data.items() for c in dataset.categories}
         for key in self.overrides:
             if key not in known:
-                raise ValueError(f"overrides names {key!r}, which is no dataset/category of data")
+                near = did_you_mean(key, known)
+                raise ValueError(f"overrides names {key!r}, which is no dataset/category of data{near}")
         for method in self.benchmark.methods:
             variant = _variant(method)
             if variant and variant not in self.variants:
@@ -156,7 +160,7 @@ class Params(Section):
         for layer in layers:
             for section, values in layer.model_dump().items():
                 _merge(tree[section], values)
-        return _validate(tree, where)
+        return _validate(tree, lambda place: where)
 
     def is_tuned_alone(self, dataset: str, category: str, method: str) -> bool:
         """Whether a category has parameters of its own, so that its numbers are not of the one configuration."""
@@ -167,21 +171,35 @@ class Params(Section):
 
 
 def load(path: Path) -> Params:
-    """Read and check a parameter file.
+    """Read and check a parameter file and the files that it extends; see `check`."""
+    return check(effective(path))
+
+
+def effective(path: Path) -> Effective:
+    """The parameters that a file and those that it extends state together, unchecked.
 
     Raises:
-        ParameterError: the file is missing, is not YAML, or a key is unknown, missing, of the wrong type or
-            impossible; the sentence names the key.
+        ParameterError: a file is missing, is no YAML mapping, or extends itself.
     """
-    tree = _read_yaml(path, "run where params.yaml lies or name the file")
-    if isinstance(tree, dict) and isinstance(tree.get("tuned"), str):
-        tree["tuned"] = _read_yaml(path.parent / tree["tuned"], f"{path} names it under tuned; correct the path")
-    params = _validate(tree, str(path))
+    return lay(read_layers(path), Params)
+
+
+def check(found: Effective) -> Params:
+    """Check parameters, and read what a search found, if they name it.
+
+    Raises:
+        ParameterError: a key is unknown, missing, of the wrong type or impossible; the sentence names file and key.
+    """
+    tree = found.tree
+    if isinstance(tree.get("tuned"), str):
+        advice = f"{found.origin(('tuned',))} names it under tuned; correct the path"
+        tree = tree | {"tuned": read_yaml(Path(tree["tuned"]), advice)}
+    params = _validate(tree, found.origin)
     for dataset, described in params.data.items():
         for category in described.categories:
             for method in params.benchmark.methods:
                 params.for_category(dataset, category, method)
-    _check_space(params, path)
+    _check_space(params, found.origin(("tune", "space")))
     return params
 
 
@@ -194,56 +212,64 @@ def _variant(method: str) -> str:
     return method.removesuffix(TUNED).partition(VARIANT)[2]
 
 
-def _read_yaml(path: Path, advice: str) -> Any:
-    try:
-        return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ParameterError(f"{path} does not exist; {advice}.") from None
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise ParameterError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from None
-
-
-def _check_space(params: Params, path: Path) -> None:
+def _check_space(params: Params, where: str) -> None:
     """Every value that a search may draw must fit the schema."""
     tree = params.model_dump(mode="json")
     for key, distribution in params.tune.space.items():
         section, _, name = key.partition(".")
         if key in _RENAMED:
-            raise ParameterError(f"{path}: tune.space names {key!r}, which is now {_RENAMED[key]!r}; rename it.")
+            raise ParameterError(f"{where}: tune.space names {key!r}, which is now {_RENAMED[key]!r}; rename it.")
         if section not in _SEARCHABLE or name not in tree[section]:
-            raise ParameterError(f"{path}: tune.space names {key!r}, which is no parameter of model, loss or train.")
+            raise ParameterError(f"{where}: tune.space names {key!r}, which is no parameter of model, loss or train.")
         if key == "train.eval_points":
-            raise ParameterError(f"{path}: tune.space cannot hold {key!r}, for trials are compared at each of them.")
+            raise ParameterError(f"{where}: tune.space cannot hold {key!r}, for trials are compared at each of them.")
         for value in distribution.extremes():
-            params.merged(Override.of({key: value}), where=f"{path}: tune.space.{key}")
+            params.merged(Override.of({key: value}), where=f"{where}: tune.space.{key}")
 
 
-def _validate(tree: object, where: str) -> Params:
+def _validate(tree: object, where: Callable[[Place], str]) -> Params:
+    """Check a tree of parameters; ``where`` says for an error what states the place that it is at."""
     try:
         # Through JSON because strict mode then still takes a list for a tuple, and nothing else for anything.
         return Params.model_validate_json(json.dumps(tree))
-    except (ValidationError, TypeError) as error:
-        raise ParameterError(f"{where}: {_sentence(error)}") from None
+    except TypeError as error:
+        raise ParameterError(f"{where(())}: a value is of a type that parameters cannot have ({error}).") from None
+    except ValidationError as error:
+        first = _first(error)
+        more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        place = tuple(str(part) for part in first["loc"])
+        raise ParameterError(f"{where(place)}: {_sentence(first)}{more}") from None
 
 
-def _sentence(error: ValidationError | TypeError) -> str:
-    if isinstance(error, TypeError):
-        return f"a value is of a type that parameters cannot have ({error})."
-    unknown = [_key(each) for each in error.errors() if each["type"] == "extra_forbidden"]
-    for old in filter(_RENAMED.get, unknown):
-        return f"key {old!r} is now {_RENAMED[old]!r}; rename it."
-    first = error.errors()[0]
-    key = _key(first)
-    more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    if first["type"] == "extra_forbidden":
-        return f"unknown key {key!r}; remove it or correct its spelling.{more}"
-    if first["type"] == "missing":
-        return f"key {key!r} is missing; every parameter must be stated.{more}"
-    return f"{key!r} is not valid: {first['msg'].removeprefix('Value error, ')} (got {first['input']!r}).{more}"
+def _first(error: ValidationError) -> ErrorDetails:
+    """What to tell of all errors: an unknown key, for its right name is what is missing elsewhere; else the first."""
+    errors = error.errors()
+    unknown = [each for each in errors if each["type"] == "extra_forbidden"]
+    renamed = [each for each in unknown if _key(each["loc"]) in _RENAMED]
+    return next(iter(renamed or unknown or errors))
 
 
-def _key(error: ErrorDetails) -> str:
-    return ".".join(str(part) for part in error["loc"]) or "the file"
+def _sentence(error: ErrorDetails) -> str:
+    place = error["loc"]
+    key = _key(place)
+    if key in _RENAMED:
+        return f"key {key!r} is now {_RENAMED[key]!r}; rename it."
+    if error["type"] == "extra_forbidden":
+        name = str(place[-1])
+        section = section_at(Params, place[:-1])
+        known = [*section.model_fields] if section else []
+        near = did_you_mean(name, known if len(place) > 1 else [*known, EXTENDS], key.removesuffix(name))
+        return f"unknown key {key!r}{near or '; remove it or correct its spelling.'}"
+    if error["type"] == "missing":
+        return f"key {key!r} is missing; state it, or take the defaults with `{EXTENDS}: {BASE}`."
+    reason = error["msg"].removeprefix("Value error, ")
+    if isinstance(error["input"], dict):  # about several keys, which the reason names
+        return f"{key}: {reason}." if key else f"{reason}."
+    return f"{key!r} is not valid: {reason} (got {error['input']!r})."
+
+
+def _key(place: tuple[int | str, ...]) -> str:
+    return ".".join(str(part) for part in place)
 
 
 def _merge(tree: dict[str, Any], values: dict[str, Any]) -> None:

@@ -1,8 +1,9 @@
-"""The sections of ``params.yaml``: frozen, strict and complete. Nothing has a default outside the file."""
+"""The sections of parameters: frozen, strict and complete. Nothing has a default outside of parameter files."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -16,6 +17,25 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+def section_at(root: type[Section], place: Sequence[str | int]) -> type[Section] | None:
+    """The section that is expected at a place, given as keys from the root; None where a value is, or nothing."""
+    expected: Any = root
+    for part in place:
+        if _is_section(expected):
+            field = expected.model_fields.get(part)
+            expected = None if field is None else field.annotation
+        else:  # a mapping, of which the last argument is the type of its values
+            expected = next(reversed(get_args(expected)), None)
+        optional = [kind for kind in get_args(expected) if _is_section(kind)]
+        if type(None) in get_args(expected) and optional:
+            (expected,) = optional
+    return expected if _is_section(expected) else None
+
+
+def _is_section(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Section)
 
 
 class Benchmark(Section):
@@ -36,8 +56,15 @@ class Benchmark(Section):
 
 
 class Dataset(Section):
-    """Categories of one dataset and, if it is not to be downloaded, the local archive or folder it comes from."""
+    """One dataset; its name is the user's own.
 
+    Attributes:
+        layout: the entry of the catalogue that describes it, ``folder`` for own images; by default that of its name.
+        source: the local archive or folder that it comes from; null downloads or renders it.
+        categories: those to use.
+    """
+
+    layout: Name | None = None
     source: str | None
     categories: Annotated[tuple[Name, ...], Field(min_length=1)]
 

@@ -3,9 +3,8 @@
 from pathlib import Path
 
 import pytest
-from ruamel.yaml import YAML
 
-from clflow.config.params import Params, load
+from clflow.config.params import Params, effective, load
 from clflow.errors import ParameterError
 from tests.tiny import write_params
 
@@ -13,9 +12,8 @@ ROOT = Path(__file__).parents[3]
 
 
 def broken(tmp_path: Path, *keys: str, value: object = None, remove: bool = False) -> Path:
-    """The project's own params.yaml with one key changed or removed."""
-    yaml = YAML()
-    tree = yaml.load(ROOT / "params.yaml")
+    """The project's own parameters, all in one file, with one key changed or removed."""
+    tree = effective(ROOT / "params.yaml").tree
     place = tree
     for key in keys[:-1]:
         place = place[key]
@@ -23,9 +21,7 @@ def broken(tmp_path: Path, *keys: str, value: object = None, remove: bool = Fals
         del place[keys[-1]]
     else:
         place[keys[-1]] = value
-    path = tmp_path / "params.yaml"
-    yaml.dump(tree, path)
-    return path
+    return write_params(tmp_path / "params.yaml", tree)
 
 
 def test_full_benchmark_lists_all_categories():
@@ -86,7 +82,7 @@ def test_wrong_value_names_its_key(tmp_path: Path, keys: tuple[str, ...], value:
 
 
 def test_missing_key_is_named_and_never_defaulted(tmp_path: Path):
-    tree = YAML(typ="safe").load(ROOT / "params.yaml")
+    tree = effective(ROOT / "params.yaml").tree
     for section in ("protocol", "synthesis", "model", "loss", "train", "tune", "promotion", "serving", "watching"):
         for key in tree[section]:
             with pytest.raises(ParameterError, match=rf"{section}\.{key}.*missing"):
@@ -127,7 +123,7 @@ def test_override_changes_its_category_only(tmp_path: Path):
 
 
 def test_tuned_parameters_are_those_of_methods_that_say_so(tmp_path: Path):
-    tree = YAML(typ="safe").load(ROOT / "params.yaml")
+    tree = effective(ROOT / "params.yaml").tree
     tree["benchmark"]["methods"] = ["clflow", "clflow-tuned"]
     tree["tuned"] = "tuned/found.yaml"
     tree["overrides"] = {"btad/02": {"train": {"steps": 9999}}}
