@@ -97,8 +97,7 @@ def _weights(params: Params, workspace: Workspace) -> Iterator[str]:
 def _datasets(params: Params, workspace: Workspace) -> Iterator[str]:
     problems = []
     for name in params.benchmark.datasets:
-        entry, source = find(name), params.data[name].source
-        archive = entry.archive
+        source, archive = params.data[name].source, find(name, params.data[name].layout).archive
         if source is not None:
             if not Path(source).exists():
                 problems.append(f"data.{name}.source {source} does not exist")

@@ -1,10 +1,11 @@
-"""The datasets that can be named in ``params.yaml``, as data."""
+"""The datasets that are known by name, and the layout of own images, as data."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from clflow.config.spelling import did_you_mean
 from clflow.errors import ParameterError
 
 
@@ -47,26 +48,41 @@ class Entry:
     counts: Mapping[str, Counts] = field(default_factory=dict)
 
 
-def find(name: str) -> Entry:
-    """The entry of a dataset.
+def find(name: str, layout: str | None = None) -> Entry:
+    """The entry that describes a dataset.
+
+    Args:
+        name: of the dataset, which is the user's own if there is a layout.
+        layout: the name of an entry.
 
     Raises:
-        ParameterError: no dataset has this name.
+        ParameterError: there is no such entry.
     """
-    if name not in CATALOGUE:
-        raise ParameterError(f"Dataset {name!r} is unknown; name one of {', '.join(CATALOGUE)}.")
-    return CATALOGUE[name]
+    known = ", ".join(CATALOGUE)
+    if layout is None and name not in CATALOGUE:
+        near = did_you_mean(name, CATALOGUE) or "."
+        raise ParameterError(
+            f"dataset {name!r} is none of {known}, so data.{name} needs a layout: `layout: {FOLDER}` is for your own "
+            f"images{near}"
+        )
+    if layout is not None and layout not in CATALOGUE:
+        near = did_you_mean(layout, CATALOGUE) or f"; name one of {known}."
+        raise ParameterError(f"data.{name}.layout {layout!r} is unknown{near}")
+    return CATALOGUE[layout or name]
 
 
-def check_categories(entry: Entry, categories: tuple[str, ...]) -> None:
-    """Raise ParameterError if the dataset has no such category."""
+def check_categories(name: str, entry: Entry, categories: tuple[str, ...]) -> None:
+    """Raise ParameterError if a dataset that the entry describes has no such category."""
     for category in categories:
         if entry.counts and category not in entry.counts:
-            raise ParameterError(
-                f"Dataset {entry.name} has no category {category!r}; "
-                f"data.{entry.name}.categories may name {', '.join(entry.counts)}."
+            near = (
+                did_you_mean(category, entry.counts) or f"; data.{name}.categories may name {', '.join(entry.counts)}."
             )
+            raise ParameterError(f"dataset {name} has no category {category!r}{near}")
 
+
+FOLDER = "folder"
+"""Layout of own images."""
 
 _ENTRIES = (
     Entry(
@@ -126,7 +142,7 @@ _ENTRIES = (
         counts=dict.fromkeys(("weave", "gear", "bolt"), Counts(60, 16, 24)),
     ),
     Entry(
-        name="folder",
+        name=FOLDER,
         title="Your own images, in the layout of MVTec AD or BTAD",
         licence="yours",
         licence_url="",

@@ -48,12 +48,12 @@ def fetch(
         ParameterError: the dataset or a category is unknown, or the source does not suit the dataset.
         DataError: the source is missing, damaged, refused or not laid out as expected, or the disk is full.
     """
-    entry = find(name)
-    check_categories(entry, dataset.categories)
+    entry = find(name, dataset.layout)
+    check_categories(name, entry, dataset.categories)
     try:
         record.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(record.with_suffix(".lock")):
-            return _fetch(entry, dataset, folder, downloads, record, progress)
+            return _fetch(name, entry, dataset, folder, downloads, record, progress)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DataError(f"The disk is full; {name} needs more space in {folder} or {downloads}.") from error
@@ -61,14 +61,14 @@ def fetch(
 
 
 def _fetch(
-    entry: Entry, dataset: Dataset, folder: Path, downloads: Path, record: Path, progress: Progress | None
+    name: str, entry: Entry, dataset: Dataset, folder: Path, downloads: Path, record: Path, progress: Progress | None
 ) -> pd.DataFrame:
     state = _read_state(record, folder)
     before = fingerprint(state)
     placed: dict[str, Any] = state["categories"]
-    source = _source(entry, dataset.source, state, downloads, progress)
+    source = _source(name, entry, dataset.source, state, downloads, progress)
     if dataset.source is not None and Path(dataset.source).resolve().is_relative_to(folder.resolve()):
-        raise ParameterError(f"data.{entry.name}.source lies in {folder}, which fetch itself fills; move it elsewhere.")
+        raise ParameterError(f"data.{name}.source lies in {folder}, which fetch itself fills; move it elsewhere.")
 
     origins = {category: source.origin(category) for category in dataset.categories}
     missing = [
@@ -197,10 +197,11 @@ class _Packed:
     """An archive, downloaded first if it has mirrors."""
 
     where: str
+    name: str
     path: Path
     sha256: str
     urls: Sequence[str]
-    entry: Entry
+    root: str
     progress: Progress | None
 
     def origin(self, category: str) -> str:
@@ -211,10 +212,9 @@ class _Packed:
             try:
                 download(self.urls, self.sha256, self.path, self.progress)
             except DataError as error:
-                advice = f"set data.{self.entry.name}.source to a local archive or folder"
+                advice = f"set data.{self.name}.source to a local archive or folder"
                 raise DataError(f"{str(error).rstrip('.')}; try again later or {advice}.") from None
-        root = self.entry.archive.root if self.entry.archive else ""
-        extract(self.path, root, categories, folder, self.progress)
+        extract(self.path, self.root, categories, folder, self.progress)
 
 
 @dataclass
@@ -252,27 +252,30 @@ class _Directory:
 
 
 def _source(
-    entry: Entry, source: str | None, state: dict[str, Any], downloads: Path, progress: Progress | None
+    name: str, entry: Entry, source: str | None, state: dict[str, Any], downloads: Path, progress: Progress | None
 ) -> _Source:
+    archive = entry.archive
     if entry.rendered:
         if source is not None:
-            raise ParameterError(f"Dataset {entry.name} is rendered; set data.{entry.name}.source to null.")
+            raise ParameterError(f"Dataset {name} is rendered; set data.{name}.source to null.")
         return _Rendered()
     if source is None:
-        if entry.archive is None:
-            raise ParameterError(f"data.{entry.name}.source must name the folder that holds your categories.")
-        path = downloads / entry.archive.file
-        return _Packed(str(path), path, entry.archive.sha256, entry.archive.urls, entry, progress)
+        if archive is None:
+            raise ParameterError(f"data.{name}.source must name the folder that holds your categories.")
+        path = downloads / archive.file
+        return _Packed(str(path), name, path, archive.sha256, archive.urls, archive.root, progress)
     path = Path(source)
     if path.is_file():
-        if entry.archive is None:
-            raise ParameterError(f"data.{entry.name}.source is the file {path}; it must be a folder.")
-        state["archive"] = _vouched(entry.name, entry.archive, path, state["archive"])
-        return _Packed(str(path), path, state["archive"]["sha256"], (), entry, progress)
-    known = {name: placed["origin"] for name, placed in state["categories"].items() if placed["source"] == source}
-    root = path / entry.archive.root if entry.archive else path
+        if archive is None:
+            raise ParameterError(f"data.{name}.source is the file {path}; it must be a folder.")
+        state["archive"] = _vouched(entry.name, archive, path, state["archive"])
+        return _Packed(str(path), name, path, state["archive"]["sha256"], (), archive.root, progress)
+    known = {
+        category: placed["origin"] for category, placed in state["categories"].items() if placed["source"] == source
+    }
+    root = path / archive.root if archive else path
     root = root if root.is_dir() else path
-    return _Directory(str(root), entry.name, root, known, progress)
+    return _Directory(str(root), name, root, known, progress)
 
 
 def _vouched(name: str, archive: Archive, path: Path, known: dict[str, Any] | None) -> dict[str, Any]:

@@ -26,10 +26,10 @@ def run(params: Params, dataset: str, workspace: Workspace) -> None:
         ParameterError: the parameters do not describe the dataset, or do not suit it.
         DataError: see `clflow.data.fetch.fetch`.
     """
-    entry = find(dataset)
     if dataset not in params.data:
         raise ParameterError(f"The parameters do not describe dataset {dataset!r}; add it under data.")
     wanted = params.data[dataset]
+    entry = find(dataset, wanted.layout)
     if wanted.source is not None:
         source = workspace.root / Path(wanted.source).expanduser()
         wanted = wanted.model_copy(update={"source": str(source.absolute())})

@@ -9,14 +9,25 @@ from clflow.errors import ParameterError
 
 
 def test_unknown_dataset_names_the_known_ones() -> None:
-    with pytest.raises(ParameterError, match="'mvtec' is unknown; name one of mvtec_ad, btad, demo, folder"):
+    with pytest.raises(ParameterError, match=r"'mvtec' is none of mvtec_ad, btad, demo, folder.*mean 'mvtec_ad'\?"):
         find("mvtec")
+    with pytest.raises(ParameterError, match=r"'line3' is none of .*, so data\.line3 needs a layout: `layout: folder`"):
+        find("line3")
+
+
+def test_own_name_has_the_layout_that_it_states() -> None:
+    assert find("line3", "folder") is CATALOGUE["folder"]
+    assert find("small", "mvtec_ad") is CATALOGUE["mvtec_ad"]
+    with pytest.raises(ParameterError, match=r"data\.line3\.layout 'foldr' is unknown; did you mean 'folder'\?"):
+        find("line3", "foldr")
 
 
 def test_unknown_category_names_the_known_ones() -> None:
-    with pytest.raises(ParameterError, match=r"no category '1'; data\.btad\.categories may name 01, 02, 03"):
-        check_categories(find("btad"), ("01", "1"))
-    check_categories(find("folder"), ("anything",))
+    with pytest.raises(ParameterError, match=r"no category '7'; data\.btad\.categories may name 01, 02, 03"):
+        check_categories("btad", find("btad"), ("01", "7"))
+    with pytest.raises(ParameterError, match=r"small has no category 'botle'; did you mean 'bottle'\?"):
+        check_categories("small", find("small", "mvtec_ad"), ("botle",))
+    check_categories("line3", find("line3", "folder"), ("anything",))
 
 
 def test_counts_add_up_to_the_published_totals() -> None:

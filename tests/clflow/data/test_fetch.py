@@ -25,8 +25,11 @@ class Workspace:
     def __init__(self, root: Path) -> None:
         self.root, self.downloads, self.source = root, root / "downloads", root / "source"
 
-    def fetch(self, name: str, categories: list[str], source: Path | None = None) -> pd.DataFrame:
-        dataset = Dataset(source=None if source is None else str(source), categories=tuple(categories))
+    def fetch(
+        self, name: str, categories: list[str], source: Path | None = None, layout: str | None = None
+    ) -> pd.DataFrame:
+        place = None if source is None else str(source)
+        dataset = Dataset(layout=layout, source=place, categories=tuple(categories))
         return fetch(name, dataset, self.folder(name), self.downloads, self.root / ".clflow" / f"{name}.json")
 
     def folder(self, name: str) -> Path:
@@ -151,6 +154,17 @@ def test_own_folder_in_both_layouts_without_masks(workspace: Workspace) -> None:
         ("screws", "stain"): 1,
     }
     assert defective.loc[defective["category"] == "screws", "mask"].tolist() == ["", ""]
+
+
+def test_own_datasets_with_own_names_lie_side_by_side(workspace: Workspace) -> None:
+    for category in ("housing", "seal"):
+        write_mvtec(workspace.source, category)
+    first = workspace.fetch("line3", ["housing"], workspace.source, layout="folder")
+    second = workspace.fetch("line4", ["seal"], workspace.source, layout="folder")
+    assert set(first["category"]) == {"housing"} and set(second["category"]) == {"seal"}
+    assert (workspace.folder("line3") / "housing").is_dir() and (workspace.folder("line4") / "seal").is_dir()
+    with pytest.raises(ParameterError, match=r"data\.line5\.source must name the folder"):
+        workspace.fetch("line5", ["seal"], layout="folder")
 
 
 def test_demo_is_rendered(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -372,7 +386,7 @@ def test_missing_category_in_a_folder(workspace: Workspace, mvtec: Path) -> None
 @pytest.mark.parametrize(
     "name, categories, source, message",
     [
-        ("mvtec", ["bottle"], None, "'mvtec' is unknown"),
+        ("mvtec", ["bottle"], None, "'mvtec' is none of"),
         ("mvtec_ad", ["botle"], None, "no category 'botle'"),
         ("folder", ["mine"], None, "must name the folder"),
         ("folder", ["mine"], "file", "must be a folder"),
