@@ -25,6 +25,9 @@ EXTENDS = "extends"
 BASE = "base"
 """Packaged name of the defaults, which state every parameter but ``benchmark`` and ``data``."""
 
+OFFLINE = "offline"
+"""Packaged name of the layer above it whose weights come with pip (extra ``demo``)."""
+
 _PACKAGED = {path.stem: path for path in Path(__file__).parent.glob("*.yaml")}
 _PATHS = (("synthesis", "textures"), ("model", "weights"), ("resources", "storage"))
 _NO_PATHS = {"hub", "offline"}
@@ -91,8 +94,9 @@ def read_layers(path: Path) -> list[Layer]:
 
 
 def packaged(name: str) -> Layer:
-    """A layer that comes with the package."""
-    return Layer(name, read_yaml(_PACKAGED[name], "install clflow again"))
+    """A layer that comes with the package, without what it extends."""
+    tree = read_yaml(_PACKAGED[name], "install clflow again")
+    return Layer(name, {section: values for section, values in tree.items() if section != EXTENDS})
 
 
 def lay(layers: list[Layer], schema: type[Section]) -> Effective:

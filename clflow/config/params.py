@@ -10,7 +10,7 @@ from typing import Annotated, Any, Self
 from pydantic import Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from clflow.config.layers import BASE, EXTENDS, Effective, Place, lay, read_layers, read_yaml
+from clflow.config.layers import BASE, EXTENDS, Effective, Layer, Place, lay, read_layers, read_yaml
 from clflow.config.schema import (
     Benchmark,
     Dataset,
@@ -201,6 +201,21 @@ def check(found: Effective) -> Params:
                 params.for_category(dataset, category, method)
     _check_space(params, found.origin(("tune", "space")))
     return params
+
+
+PART_DATASET, PART_CATEGORY = "own", "part"
+"""What parameters call the images of a part that is given by its folder; the folder's name may be none for them."""
+
+
+def part_layer(folder: Path, method: str, seed: int = 0) -> Layer:
+    """What to run where it is one cell, of a part that is given by its folder, in the terms of parameters."""
+    part = {"layout": "folder", "source": str(folder), "categories": [PART_CATEGORY]}
+    tree = {
+        "benchmark": {"name": PART_DATASET, "datasets": [PART_DATASET], "methods": [method], "seeds": [seed]},
+        "data": {PART_DATASET: part},
+        **{"overrides": {}, "tune": {"datasets": []}, "promotion": {"datasets": []}},  # they may name other datasets
+    }
+    return Layer(PART_DATASET, tree)
 
 
 def base_method(name: str) -> str:

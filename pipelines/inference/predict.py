@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice, takewhile
@@ -17,18 +17,16 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-import torch
 from rich.console import Console
 from rich.progress import track
 
 from clflow import heatmap
-from clflow.calibration import Thresholds
 from clflow.data.images import EXTENSIONS, open_rgb, resize_to_square
 from clflow.errors import ClflowError, DataError
-from clflow.export import holds_export, load
+from clflow.export import holds_export
 from clflow.files import TEMPORARY
 from clflow.heatmap import Picture
-from clflow.methods.loading import load_detector
+from clflow.judge import Judge, best_device
 from clflow.prefetch import prefetch
 from clflow.score import upsample
 from pipelines.inference import watch
@@ -74,7 +72,7 @@ def run(reference: str, source: str, out: Path, table_format: TableFormat) -> No
         graph = Path(reference)
         folder = graph if holds_export(graph) else local_folder(reference, Workspace(Path.cwd()), Path(download))
         model = watch.Model.of_folder(folder)
-        judge = _judge(folder)
+        judge = Judge.of_folder(folder, best_device())
     with outputs.replace(command) as folder:
         table = _predict(judge, root, paths, folder / HEAT_MAPS)
         path = folder / table_name
@@ -136,42 +134,7 @@ class _Scored:
     score_map: np.ndarray
 
 
-@dataclass(frozen=True)
-class _Judge:
-    """A detector, or the graph that was exported from one.
-
-    Attributes:
-        score: images, uint8 (B, S, S, 3), to score maps (B, h, w) and image scores (B,).
-        image_size: S, in pixels.
-        thresholds: of the scores.
-    """
-
-    score: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
-    image_size: int
-    thresholds: Thresholds
-
-
-def _judge(folder: Path) -> _Judge:
-    if holds_export(folder):
-        graph = load(folder)
-
-        def inspect(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            found = graph(images)
-            return found.maps, found.scores
-
-        return _Judge(inspect, graph.image_size, graph.thresholds)
-
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    detector = load_detector(folder).to(device)
-
-    def score(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        maps, scores = detector(torch.from_numpy(images).to(device))
-        return maps.cpu().numpy(), scores.cpu().numpy()
-
-    return _Judge(score, detector.image_size, detector.thresholds)
-
-
-def _predict(judge: _Judge, root: Path, paths: list[Path], heat_maps: Path) -> pd.DataFrame:
+def _predict(judge: Judge, root: Path, paths: list[Path], heat_maps: Path) -> pd.DataFrame:
     thresholds, side = judge.thresholds, judge.image_size
 
     def read(path: Path) -> _Image:
@@ -211,7 +174,7 @@ def _heat_map(name: str) -> str:
     return f"{name}.png"
 
 
-def _score(images: Iterator[_Image], judge: _Judge) -> Iterator[_Scored]:
+def _score(images: Iterator[_Image], judge: Judge) -> Iterator[_Scored]:
     while batch := list(islice(images, _BATCH)):
         maps, scores = judge.score(np.stack([image.pixels for image in batch]))
         yield from map(_Scored, batch, scores.tolist(), maps)

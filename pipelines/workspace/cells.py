@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from clflow.cell import CELL_FILE
 from clflow.files import read_json
 
-MARKER = "cell.json"
+MARKER = CELL_FILE
 """Written last: a folder with it is a complete cell."""
 
 SCORED = "score.json"
