@@ -1,6 +1,7 @@
 # make demo       environment, install, the whole pipeline on the embedded demo set, leaderboard
 # make test       environment, install, all tests
 # make lint       ruff, imports between rooms, pyright
+# make lock       the newest versions that pyproject.toml allows, into constraints.txt
 # make benchmark  PARAMS=<file> WORKSPACE=<dir>: the same pipeline for any parameter file
 
 SHELL := /bin/bash
@@ -8,10 +9,11 @@ PYTHON ?= python3.11
 VENV ?= .venv
 DEMO_WORKSPACE = $(or $(TMPDIR),/tmp)/clflow-demo-$(shell id -un)
 BIN := $(abspath $(VENV))/bin
-INSTALLED := $(VENV)/.installed-$(shell cksum < pyproject.toml | tr -d ' ')
+INSTALLED := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | cksum | tr -d ' ')
+EXTRAS := demo,dev,export,peers,serve,workflow
 CLFLOW = PATH="$(BIN):$$PATH" $(BIN)/clflow
 
-.PHONY: demo test lint benchmark named install
+.PHONY: demo test lint benchmark named install lock
 .DEFAULT_GOAL := demo
 
 
@@ -34,12 +36,20 @@ lint: install
 	$(BIN)/lint-imports
 	PATH="$(BIN):$$PATH" $(BIN)/pyright
 
+# A local part of a version, such as +cpu, names a build of this machine.
+lock:
+	lock=$$(mktemp --directory) && trap 'rm -r "$$lock"' EXIT && $(PYTHON) -m venv "$$lock" \
+	&& "$$lock/bin/pip" install --quiet torch torchvision --editable ".[$(EXTRAS)]" \
+	&& { echo '# Exact versions of all that the extras of pyproject.toml bring; `make lock` renews it.'; \
+	     "$$lock/bin/pip" freeze --exclude-editable | sed 's/+.*//'; } > constraints.txt
+
 install: $(INSTALLED)
 	@PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 
-# torch and torchvision in one command: apart, pip may pair builds that do not fit each other.
-$(INSTALLED): pyproject.toml
+# Exactly the versions of constraints.txt. torch and torchvision are named in one command: apart, pip may pair builds that
+# do not fit each other.
+$(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip setuptools wheel
-	$(BIN)/pip install --quiet torch==2.13.0 torchvision==0.28.0 --editable ".[demo,dev,export,peers]"
+	$(BIN)/pip install --quiet --constraint constraints.txt torch torchvision --editable ".[$(EXTRAS)]"
 	@touch $@

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from clflow.config.params import Params, check, effective, load
+from clflow.config.params import Params, check, effective, load, part_defaults
 from clflow.errors import ClflowError
 from pipelines.compute.signals import interruptible
 from pipelines.workspace.paths import Workspace
@@ -32,6 +32,12 @@ ParamsFile = Annotated[Path, typer.Option("--params", help="Parameter file; its 
 DatasetName = Annotated[str, typer.Option("--dataset", help="A dataset of the parameter file.")]
 CategoryNames = Annotated[list[str] | None, typer.Option("--category", help="Repeat for several; default: all.")]
 DEFAULT = Path("params.yaml")
+
+_EXTRAS = {
+    **dict.fromkeys(("ray", "pyarrow", "mlflow", "dvc", "optuna", "sklearn"), "workflow"),
+    **dict.fromkeys(("fastapi", "prometheus_client"), "serve"),
+}
+"""Packages that the extras of pyproject.toml bring, by the name that is imported."""
 
 
 @config.command()
@@ -154,9 +160,36 @@ def report(params: ParamsFile = DEFAULT) -> None:
 
 
 @app.command()
+def fit(
+    images: Annotated[Path, typer.Argument(help="Folder of normal images, or of a part in the layout of MVTec AD.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the detector.")],
+    params: Annotated[
+        Path | None, typer.Option("--params", help="Parameter file of what differs from the defaults.")
+    ] = None,
+    method: Annotated[str, typer.Option("--method", help="To train.")] = "clflow",
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of weights and sampling.")] = 0,
+) -> None:
+    """Train a detector on a folder of images, without a workspace."""
+    from pipelines.inference import fit as verb
+
+    verb.run(images, out, params, method, seed)
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="Folder for the parameter file.")],
+    images: Annotated[Path | None, typer.Option("--images", help="Folder of a folder for each category.")] = None,
+) -> None:
+    """Begin a benchmark of one's own images: write a short parameter file with comments."""
+    from pipelines import init as verb
+
+    verb.run(folder, images)
+
+
+@app.command()
 def predict(
     images: Annotated[str, typer.Argument(help="A folder, an image, or a quoted pattern ('line/*.png').")],
-    model: Annotated[str, typer.Option("--model", help="A cell's folder, models:/<name>@champion, or a graph.")],
+    model: Annotated[str, typer.Option("--model", help="A detector's folder, models:/<name>@champion, or a graph.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for scores, heat maps and watched statistics.")],
     table_format: Annotated[Literal["csv", "parquet"], typer.Option("--format", help="Of the table.")] = "csv",
 ) -> None:
@@ -168,7 +201,7 @@ def predict(
 
 @app.command()
 def export(
-    model: Annotated[str, typer.Option("--model", help="A cell's folder, or models:/<name>@champion in MLflow.")],
+    model: Annotated[str, typer.Option("--model", help="A detector's folder, or models:/<name>@champion in MLflow.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for the graph.")],
     to: Annotated[Literal["onnx", "openvino", "torch"], typer.Option("--format")] = "openvino",
 ) -> None:
@@ -180,16 +213,26 @@ def export(
 
 @app.command()
 def serve(
-    dataset: DatasetName,
+    dataset: Annotated[str | None, typer.Option("--dataset", help="A dataset of the parameter file.")] = None,
     category: CategoryNames = None,
+    model: Annotated[Path | None, typer.Option("--model", help="Instead: a detector's folder.")] = None,
     host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 8000,
-    params: ParamsFile = DEFAULT,
+    params: Annotated[
+        Path | None, typer.Option("--params", help="Parameter file; default: params.yaml, with --model the defaults.")
+    ] = None,
 ) -> None:
-    """Answer over HTTP with the champions of a dataset's categories, until it is told to stop."""
+    """Answer over HTTP, until it is told to stop: with a dataset's champions, or with a detector in a folder."""
+    if (model is None) == (dataset is None) or (model is not None and category):
+        raise ClflowError("name a --dataset, with --category or all its categories, or a --model.")
     from pipelines.inference import serve as verb
 
-    loaded, dataset, workspace = _workspace(params, dataset)
+    if model is not None:
+        loaded = load(params) if params is not None else part_defaults(model)
+        verb.run_folder(loaded, model, Workspace(Path.cwd()), host, port)
+        return
+    assert dataset is not None
+    loaded, dataset, workspace = _workspace(params or DEFAULT, dataset)
     verb.run(loaded, dataset, workspace, _categories(loaded, dataset, category), host, port)
 
 
@@ -358,6 +401,11 @@ def main() -> None:
             app()
     except ClflowError as error:
         _stop(str(error))
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in _EXTRAS:
+            raise
+        _stop(f"this needs {package}, which is not installed; pip install 'clflow[{_EXTRAS[package]}]'.")
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             raise

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Self
 from pydantic import Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from clflow.config.layers import BASE, EXTENDS, Effective, Layer, Place, lay, read_layers, read_yaml
+from clflow.config.layers import BASE, EXTENDS, Effective, Layer, Place, lay, packaged, read_layers, read_yaml
 from clflow.config.schema import (
     Benchmark,
     Dataset,
@@ -216,6 +216,11 @@ def part_layer(folder: Path, method: str, seed: int = 0) -> Layer:
         **{"overrides": {}, "tune": {"datasets": []}, "promotion": {"datasets": []}},  # they may name other datasets
     }
     return Layer(PART_DATASET, tree)
+
+
+def part_defaults(folder: Path, method: str = "clflow") -> Params:
+    """The defaults, for one part that is given by its folder."""
+    return check(lay([packaged(BASE), part_layer(folder, method)], Params))
 
 
 def base_method(name: str) -> str:

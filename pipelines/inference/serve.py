@@ -1,11 +1,16 @@
-"""``clflow serve``: the champions of a dataset behind one HTTP endpoint, on Ray Serve, in the foreground."""
+"""``clflow serve``: champions of a dataset, or a detector in a folder, behind one HTTP endpoint, on Ray Serve."""
 
 from __future__ import annotations
 
 import logging
 import socket
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
+import torch
 from ray import serve
 from ray.exceptions import RayError
 from ray.serve.config import HTTPOptions, ProxyLocation
@@ -15,8 +20,11 @@ from ray.serve.schema import LoggingConfig
 
 from clflow.config.params import Params
 from clflow.errors import ClflowError
+from clflow.export import holds_export
 from pipelines.compute import cluster
 from pipelines.compute.signals import Interrupted
+from pipelines.inference import watch
+from pipelines.inference.serving.champions import Champions, FolderModel, Served
 from pipelines.inference.serving.gateway import Gateway
 from pipelines.inference.serving.messages import State
 from pipelines.inference.serving.scorer import Scorer
@@ -29,22 +37,51 @@ _ONGOING = 100  # requests that the gateway works on; more wait outside of it
 _PATIENCE = 10.0  # seconds for a scorer to say what it holds
 
 
+@dataclass(frozen=True)
+class _Source:
+    """What is served: names of dataset and categories, and what makes it on a scorer's device."""
+
+    dataset: str
+    categories: tuple[str, ...]
+    open: Callable[[torch.device], Served]
+
+
 def run(params: Params, dataset: str, workspace: Workspace, categories: tuple[str, ...], host: str, port: int) -> None:
-    """Serve until SIGINT or SIGTERM. On a cluster, the endpoint is at its head node.
+    """Serve champions until SIGINT or SIGTERM. On a cluster, the endpoint is at its head node.
 
     Raises:
         ClflowError: a category has no champion or it cannot be loaded, MLflow does not answer, the cluster is too
             small, or the port is taken.
     """
+    uri = tracking_uri(workspace)
+    for category in categories:  # Ray would try again and again
+        champion_version(registered_name(dataset, category), uri)
+    source = _Source(dataset, categories, partial(Champions, dataset, categories, uri))
+    _serve(source, params, workspace, host, port)
+
+
+def run_folder(params: Params, folder: Path, workspace: Workspace, host: str, port: int) -> None:
+    """Serve a detector that lies in a folder until SIGINT or SIGTERM.
+
+    Raises:
+        DataError: the folder holds no detector.
+        ClflowError: it cannot be loaded, or the port is taken.
+    """
+    if holds_export(folder):
+        raise ClflowError(f"{folder} is an exported graph; serve the detector that it was made from.")
+    model = watch.Model.of_folder(folder)
+    source = _Source(model.dataset, (model.category,), partial(FolderModel, folder.absolute(), model.category))
+    _serve(source, params, workspace, host, port)
+
+
+def _serve(source: _Source, params: Params, workspace: Workspace, host: str, port: int) -> None:
     if params.resources.cluster == "local":
         _require_port(host, port)
-    for category in categories:  # Ray would try again and again
-        champion_version(registered_name(dataset, category), tracking_uri(workspace))
     with cluster.session(params.resources):
         _require_room(params)
         try:
-            scorer = _start(params, dataset, workspace, categories, host, port)
-            print(f"serving {len(categories)} categories at http://{host}:{port} (docs at /docs)", flush=True)
+            scorer = _start(source, params, workspace, host, port)
+            print(f"serving {len(source.categories)} categories at http://{host}:{port} (docs at /docs)", flush=True)
             _follow(scorer, params.serving.poll_seconds)
         except Interrupted:  # how it is told to stop, so its exit code is 0
             print("stopping", flush=True)
@@ -73,10 +110,8 @@ def _require_room(params: Params) -> None:
         )
 
 
-def _start(
-    params: Params, dataset: str, workspace: Workspace, categories: tuple[str, ...], host: str, port: int
-) -> DeploymentHandle:
-    """Deploy, and wait until all champions are loaded; returns the handle of the scorers."""
+def _start(source: _Source, params: Params, workspace: Workspace, host: str, port: int) -> DeploymentHandle:
+    """Deploy, and wait until all models are loaded; returns the handle of the scorers."""
     serving = params.serving
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     quiet = LoggingConfig(log_level="WARNING", enable_access_log=False)
@@ -84,15 +119,17 @@ def _start(
         num_replicas=serving.replicas,
         max_ongoing_requests=4 * serving.batch,  # one batch is scored, others are decoded
         ray_actor_options=cluster.worker_options(params.resources),
-    )(Scorer).bind(dataset, categories, workspace, tracking_uri(workspace), serving, params.resources.cpus_per_worker)
+    )(Scorer).bind(source.open, workspace, serving, params.resources.cpus_per_worker)
     gateway = serve.deployment(max_ongoing_requests=_ONGOING, ray_actor_options={"num_cpus": 0})(Gateway)
     serve.start(ProxyLocation.HeadOnly, HTTPOptions(host=host, port=port), logging_config=quiet)
-    serve.run(gateway.bind(scorers, dataset, categories, serving), name=_APPLICATION, logging_config=quiet)
+    serve.run(
+        gateway.bind(scorers, source.dataset, source.categories, serving), name=_APPLICATION, logging_config=quiet
+    )
     handle = serve.get_deployment_handle(Scorer.__name__, _APPLICATION)
     states: dict[str, State] = handle.state.remote().result()
     for category, state in states.items():
         if state.version is None:
-            raise ClflowError(f"the champion of {category} cannot be served: {state.problem}")
+            raise ClflowError(f"the model of {category} cannot be served: {state.problem}")
     return handle
 
 

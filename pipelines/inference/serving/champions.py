@@ -1,4 +1,4 @@
-"""The champions of several categories, kept up to date with the registry while they are in use."""
+"""What is served: the champions of several categories, kept up to date with the registry, or a detector in a folder."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -31,6 +32,52 @@ class Champion:
     since: datetime
     detector: Detector
     watched: watch.Model
+
+
+class Served(Protocol):
+    """What a scorer asks for the detectors that it scores with."""
+
+    def of(self, category: str) -> Champion | None:
+        """The detector of a category, None if none was loaded yet."""
+        ...
+
+    def state(self) -> dict[str, State]:
+        """What is loaded, by category."""
+        ...
+
+    def refresh(self) -> None:
+        """Load what is new; what cannot be loaded is in the state."""
+        ...
+
+
+class FolderModel:
+    """A detector in a folder, which never changes; its version is 0."""
+
+    def __init__(self, folder: Path, category: str, device: torch.device):
+        self._folder, self._category, self._device = folder, category, device
+        self._loaded: Champion | None = None
+        self._problem: str | None = None
+
+    def of(self, category: str) -> Champion | None:
+        """See `Served.of`."""
+        return self._loaded if category == self._category else None
+
+    def state(self) -> dict[str, State]:
+        """See `Served.state`."""
+        loaded = self._loaded
+        version, since = (loaded.version, loaded.since) if loaded else (None, None)
+        return {self._category: State(str(self._folder), version, since, self._problem)}
+
+    def refresh(self) -> None:
+        """See `Served.refresh`."""
+        if self._loaded is None:
+            try:
+                watched = watch.Model.of_folder(self._folder)
+                detector = load_detector(self._folder).to(self._device)
+                self._loaded = Champion(str(self._folder), 0, datetime.now(UTC), detector, watched)
+                self._problem = None
+            except Exception as error:  # libraries raise types of their own, and Ray would try again without end
+                self._problem = " ".join(str(error).split()) or type(error).__name__
 
 
 class Champions:

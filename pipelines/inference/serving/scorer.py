@@ -23,7 +23,7 @@ from clflow.errors import DataError
 from clflow.heatmap import Picture
 from clflow.score import upsample
 from pipelines.inference import watch
-from pipelines.inference.serving.champions import Champion, Champions, score
+from pipelines.inference.serving.champions import Champion, Served, score
 from pipelines.inference.serving.messages import Answer, Refusal, State
 from pipelines.workspace.paths import Workspace
 
@@ -51,19 +51,16 @@ class Scorer:
     """A replica. It tries to load all champions before Ray sends requests to it; a category without one is refused.
 
     Args:
-        dataset, categories: whose champions to hold.
+        serve_from: makes what is served on a device.
         workspace: where scores are watched.
-        tracking_uri: of the MLflow server, as the driver knows it; its environment may be another.
         serving: batching and polling.
         threads: of torch.
     """
 
     def __init__(
         self,
-        dataset: str,
-        categories: tuple[str, ...],
+        serve_from: Callable[[torch.device], Served],
         workspace: Workspace,
-        tracking_uri: str,
         serving: Serving,
         threads: int,
     ):
@@ -71,7 +68,7 @@ class Scorer:
         Image.MAX_IMAGE_PIXELS = None  # the gateway lets none pass that is larger than the parameters allow
         torch.set_num_threads(threads)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._champions = Champions(dataset, categories, tracking_uri, device)
+        self._champions = serve_from(device)
         self._watch = workspace.watch
         self._scores: SimpleQueue[tuple[watch.Model, float]] = SimpleQueue()
         batching: Any = self._batch  # the decorator adds what its types do not show

@@ -1,0 +1,53 @@
+"""``clflow fit``: from a folder of images to a detector in a folder, without a workspace."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from clflow.api.evaluating import evaluate
+from clflow.api.fitting import fit
+from clflow.data.own import find_own_images
+
+_SHOWN = ("image_auroc", "aupro_30", "false_alarms", "misses")
+
+
+def run(images: Path, out: Path, params: Path | None, method: str, seed: int) -> None:
+    """Say what was found, train, and measure on the test images, where there are normal and defective ones.
+
+    Args:
+        images: folder of a part, see `clflow.data.own.find_own_images`.
+        out: folder of the detector.
+        params: parameter file that states what differs from the defaults.
+        method, seed: of the detector.
+
+    Raises:
+        ClflowError: see `clflow.fit`.
+    """
+    found = find_own_images(images)
+    print(f"{images}: {found}", flush=True)
+    with _warnings_as_lines():
+        detector = fit(found, out=out, params=params, method=method, seed=seed, progress=_print_point)
+    print(f"{out}: detector, threshold {detector.threshold:.4g}")
+    if set(found.test["label"]) == {0, 1}:
+        metrics = evaluate(detector, found.folder / found.part)
+        print("test images: " + ", ".join(f"{name} {metrics[name]:.4f}" for name in _SHOWN if name in metrics))
+    model = shlex.quote(str(out))
+    print(f"next: clflow predict --model {model} --out judged <images>; clflow serve --model {model}")
+
+
+def _print_point(point: dict[str, float]) -> None:
+    figures = (f"{name} {point[name]:.4g}" for name in ("loss", "validation_auroc", "validation_aupro"))
+    print(f"  step {point['step']:.0f}: {', '.join(figures)}, {point['seconds']:.0f} s", flush=True)
+
+
+@contextmanager
+def _warnings_as_lines() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr, flush=True)
+        yield
