@@ -1,4 +1,4 @@
-"""Every command in the README exists as it is written there."""
+"""Every command in the README and on the docs pages exists as it is written there."""
 
 from __future__ import annotations
 
@@ -17,14 +17,17 @@ from tests import tiny
 from tests.pipelines.command import BIN
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {
+    path: path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
+}
+TEXT = "\n".join(PAGES.values())
 
 
 def commands() -> list[str]:
     """Lines of the shell blocks, and commands quoted in the text."""
-    blocks = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+    blocks = re.findall(r"```bash\n(.*?)```", TEXT, re.DOTALL)
     lines = [line.split("#")[0].strip() for block in blocks for line in block.splitlines()]
-    quoted = re.findall(r"`((?:clflow|make|dvc) [^`]+)`", README)
+    quoted = re.findall(r"`((?:clflow|make|dvc) [^`]+)`", TEXT)
     return sorted({" ".join(command.split()) for command in [*lines, *quoted] if command})
 
 
@@ -55,8 +58,8 @@ def test_there_are_commands_to_check():
 
 
 def test_example_of_own_images_fits_the_schema(tmp_path: Path):
-    (example,) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
-    tree = {"extends": "base"} | YAML(typ="safe").load(example)
+    (example,) = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
+    tree = YAML(typ="safe").load(ROOT / "pipelines" / "demo.yaml") | YAML(typ="safe").load(example)
     params = load(tiny.write_params(tmp_path / "params.yaml", tree))
     assert params.data["folder"].categories == ("housing", "seal")
 
@@ -68,10 +71,15 @@ def test_parameter_files_of_the_project_fit_the_schema(path: str):
     load(ROOT / path)
 
 
-@pytest.mark.parametrize("link", re.findall(r"\]\(((?!http)[^)]+)\)", README))
-def test_relative_link_leads_somewhere(link: str):
+@pytest.mark.parametrize(
+    ("page", "link"),
+    [(page, link) for page, text in PAGES.items() for link in re.findall(r"\]\(((?!http)[^)]+)\)", text)],
+    ids=lambda value: value.name if isinstance(value, Path) else value,
+)
+def test_relative_link_leads_somewhere(page: Path, link: str):
     path, _, anchor = link.partition("#")
-    assert (ROOT / path).exists()
+    target = page.parent / path if path else page
+    assert target.exists()
     if anchor:
-        headings = re.findall(r"^#+ (.+)$", (ROOT / path).read_text(encoding="utf-8"), re.MULTILINE)
+        headings = re.findall(r"^#+ (.+)$", target.read_text(encoding="utf-8"), re.MULTILINE)
         assert anchor in {heading.lower().replace(" ", "-") for heading in headings}
