@@ -1,7 +1,6 @@
-"""How much of a batch a CPU works on at once.
+"""Sizes of the parts of a batch that a CPU computes at once.
 
-With more, the activations leave its caches, and each that is larger than 32 MB is mapped anew, page by page, for glibc
-keeps no block of that size.
+Larger activations leave its caches, and glibc maps each block above 32 MB anew, page by page.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ _PIXELS = 4 * 256 * 256
 
 
 def images_at_once(size: int) -> int:
-    """How many images of ``size`` by ``size`` pixels."""
+    """Number of images of ``size`` by ``size`` pixels that a CPU computes at once."""
     return max(1, _PIXELS // size**2)
 
 

@@ -25,7 +25,7 @@ _BATCH = 16
 
 @dataclass
 class Evaluation:
-    """A detector that is evaluated, and what it says of the images so far.
+    """A detector under evaluation, and its scores of the images so far.
 
     Attributes:
         detector: on the device that computes.
@@ -46,7 +46,7 @@ class Evaluation:
 
 @torch.inference_mode()
 def evaluate(evaluations: Sequence[Evaluation], paths: Sequence[Path], device: torch.device) -> None:
-    """Score images with detectors of one image size, and add what they say to each evaluation.
+    """Score images with detectors of one image size, and add the scores to each evaluation.
 
     Raises:
         DataError: an image is missing or damaged.

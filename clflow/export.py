@@ -41,7 +41,7 @@ _INPUT = "images"
 
 
 class Inspection(NamedTuple):
-    """What a graph says of B images of S by S pixels."""
+    """Output of a graph for B images, in squares of S pixels."""
 
     scores: np.ndarray  # float32 (B,)
     anomalous: np.ndarray  # bool (B,): scores above the image threshold
@@ -73,8 +73,7 @@ class Exported:
 
 
 class Graph(nn.Module):
-    """What is exported, but for the squashing: the detector with the scaling of pixels before it, and thresholds and
-    pixel resolution after.
+    """The exported computation without resizing: scaling of pixels, the detector, upsampling and thresholds.
 
     Args:
         detector: for images of ``detector.image_size`` pixels.
@@ -105,7 +104,7 @@ class _SquashingGraph(nn.Module):
 
 
 def export(detector: Detector, to: Format, folder: Path, beside: Sequence[Path] = ()) -> float:
-    """Write a detector as a graph for any number of images of any size at once, once it says what the detector says.
+    """Write a detector as a graph for any number of images of any size, verified against the detector.
 
     Args:
         detector: on the CPU.
@@ -170,7 +169,7 @@ def holds_only_export(folder: Path) -> bool:
 
 
 def load(folder: Path, threads: int | None = None, precision: Precision = "float32") -> Exported:
-    """Load what `export` wrote.
+    """Load an exported graph.
 
     Args:
         folder: of the graph.
@@ -220,7 +219,7 @@ def _pictures(count: int, height: int, width: int) -> np.ndarray:
 
 
 def _difference(inspect: Inspect, graph: Graph, pictures: np.ndarray) -> float:
-    """How far, of one plus of the value itself, scores and maps are from the detector's of the squashed pictures."""
+    """Largest difference to the detector's scores and maps of the resized pictures, relative to one plus the value."""
     squashed = np.stack([resize_to_square(Image.fromarray(picture), graph.detector.image_size) for picture in pictures])
     with torch.inference_mode():
         expected = Inspection(*(output.numpy() for output in graph(torch.from_numpy(squashed))))

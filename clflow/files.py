@@ -46,7 +46,7 @@ def write_atomically(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def folder_atomically(path: Path) -> Iterator[Path]:
-    """The same for a folder. An existing folder at ``path`` is replaced only once the new one is complete."""
+    """Yield a temporary folder to fill. It replaces an existing folder at ``path`` only once it is complete."""
     temporary = _sibling(path)
     temporary.mkdir()
     try:

@@ -45,6 +45,6 @@ def outline(picture: Picture, region: NDArray[np.bool_], colour: tuple[int, int,
 
 
 def restore_aspect(picture: Picture, width: int, height: int) -> Image.Image:
-    """A square picture in the proportions of the image it stands for; its longer side stays as long as it is."""
+    """Resize a square picture to the aspect ratio of its image; the longer side keeps its length."""
     scale = len(picture) / max(width, height)
     return Image.fromarray(picture).resize((max(1, round(width * scale)), max(1, round(height * scale))))

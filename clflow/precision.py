@@ -1,4 +1,4 @@
-"""What precision a processor computes in."""
+"""Floating-point precision of training, and of a processor."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which code made a result: the modules that a module imports, as far as they are ours, and versions of the others."""
+"""Provenance of code: our modules that a module imports, and the versions of libraries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Seeding what others draw from global generators, without leaving a trace in them."""
+"""Seeding of global generators that libraries draw from, restored afterwards."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Inside, the CPU's global generators of torch and NumPy begin at the seed; after it they are as they were."""
+    """Seed the CPU's global generators of torch and NumPy inside the context, and restore them after it."""
     numpy_state = np.random.get_state()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -36,5 +36,5 @@ def upsample(maps: np.ndarray, size: int) -> np.ndarray:
 
 
 def upsample_maps(maps_bhw: Tensor, size: int) -> Tensor:
-    """The same for tensors (B, h, w) of any type and device."""
+    """Tensors (B, h, w) of any type and device at pixel resolution; see `upsample`."""
     return F.interpolate(maps_bhw[:, None], size=(size, size), mode="bilinear", align_corners=False)[:, 0]

@@ -1,4 +1,4 @@
-"""Unpacking the wanted categories of an archive that strangers made, so none of its names is trusted."""
+"""Extraction of the wanted categories from an untrusted archive."""
 
 from __future__ import annotations
 

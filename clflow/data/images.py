@@ -36,7 +36,7 @@ def open_rgb(source: Path | BinaryIO) -> Image.Image:
 
 
 def pixel_count(source: Path | BinaryIO) -> int:
-    """How many pixels an image has, from its header alone; nothing is decoded.
+    """Number of pixels of an image, from its header alone; nothing is decoded.
 
     Raises:
         DataError: the file is missing or its header is that of no image.

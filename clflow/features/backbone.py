@@ -88,7 +88,7 @@ class Backbone(nn.Module):
 
 
 def weights_identity(weights: Weights) -> str:
-    """What names weights by their content: the hash of a file, or the digest of a hub's tensors.
+    """Identity of weights by content: the hash of a file, or the digest of a hub's tensors.
 
     The digest is computed when a hub's model is first asked for, and remembered in the user's cache folder.
 

@@ -1,4 +1,4 @@
-"""The feature cache: what the frozen backbone says of a list of images, computed once and shared by all cells."""
+"""The feature cache: features of a list of images, computed once and shared by all cells."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a method sees of an image: levels of the frozen backbone, on one grid or each on its own."""
+"""Features of an image: levels of the frozen backbone, on one grid or each on its own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def scaled(images_bhwc: Tensor) -> Tensor:
 
 
 class Features(nn.Module):
-    """Frozen features of images, cut as a method wants them.
+    """Frozen features of images, in the form that a method uses.
 
     Args:
         backbone: the frozen backbone, cut after the last stride that is used.

@@ -1,4 +1,4 @@
-"""Registration: what the positions of a feature level look at, and levels brought onto one grid by it.
+"""Registration of feature levels: where their positions look, and resampling onto one grid.
 
 Position i of a level of stride s stands for the pixels from s i to s (i + 1), but the middle of what it looks at is
 elsewhere: a convolution of stride 2 that pads one side only, or both alike at an even size, looks half a pixel beside

@@ -1,4 +1,4 @@
-"""Pretrained weights by name: where they lie, without loading anything."""
+"""Locating pretrained weights by name, without loading them."""
 
 from __future__ import annotations
 

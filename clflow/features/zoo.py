@@ -1,4 +1,4 @@
-"""timm, imported when it is first needed: it takes seconds, and few who name a method or weights need it."""
+"""Import of timm when it is first needed, for it takes seconds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading a detector that was kept in a folder."""
+"""Loading a detector from a folder."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from clflow.model.detector import CONFIG_FILE, WEIGHTS_FILE, Detector
 
 
 def load_detector(folder: Path, shared: Iterable[Features] = ()) -> Detector:
-    """Read what `Detector.save` wrote.
+    """Load a detector that `Detector.save` wrote.
 
     Args:
         folder: of the detector.

@@ -1,4 +1,4 @@
-"""What the peers through anomalib 2.7 (extra ``peers``) share.
+"""Base of the methods from anomalib 2.7 (extra ``peers``).
 
 anomalib's own modules embed, score, blur and pool. Only the backbone is ours, so that all methods see the same
 weights, and its levels come from our cache. What differs from anomalib beyond that is said at each class.
@@ -58,7 +58,7 @@ class Scorer(nn.Module):
 
 @dataclass(frozen=True)
 class Peer(ABC):
-    """What the peers share. One process trains, and an interrupted training begins again."""
+    """A method from anomalib. One process trains, and an interrupted training begins again."""
 
     name: str
     strides: tuple[int, ...]

@@ -1,4 +1,4 @@
-"""What every method offers."""
+"""The protocol of a method."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from clflow.training.worker import Training, Worker
 
 
 class Method(Protocol):
-    """Trains one cell; what comes out is self-contained."""
+    """Trains the detector of one cell."""
 
     @property
     def name(self) -> str:
@@ -30,7 +30,7 @@ class Method(Protocol):
         ...
 
     def features(self, weights: Weights, model: Model) -> Features:
-        """What it sees of an image, by a backbone with these weights."""
+        """The features that it uses, from a backbone with these weights."""
         ...
 
     def scorer(self, features: Features, model: Model, image_size: int, seed: int) -> nn.Module:
@@ -46,7 +46,7 @@ class Method(Protocol):
         worker: Worker,
         resume: Path | None = None,
     ) -> Training[tuple[Detector, list[dict[str, float]]]]:
-        """Train on one category; what comes out is the detector and its learning curves.
+        """Train on one category; returns the detector and its learning curves.
 
         Raises:
             DivergenceError: training left the range of useful numbers.

@@ -1,4 +1,4 @@
-"""How a picture is laid into an image, and which pixels that really changed."""
+"""Blending a picture into an image, and the pixels that it changes."""
 
 from __future__ import annotations
 

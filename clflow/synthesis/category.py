@@ -50,7 +50,7 @@ class _Part:
 
 
 def synthesis_inputs(rows: pd.DataFrame, params: Params) -> dict[str, Any]:
-    """All that determines the folder that `synthesize_category` writes for the same arguments, JSON-able.
+    """The inputs that determine the folder that `synthesize_category` writes, JSON-able.
 
     Raises:
         DataError: the texture folder is needed, but missing or without an image.

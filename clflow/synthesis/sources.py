@@ -1,4 +1,4 @@
-"""What a synthetic anomaly consists of: pictures, uint8 (H, W, 3), to be seen through its shape.
+"""Sources of synthetic anomalies: pictures, uint8 (H, W, 3), to be seen through a shape.
 
 `shifted`, `other_image`, `photometric` and `texture` are the sources a parameter file can weigh. Two shapes bring
 their own: what is `missing` shows the ground behind it or its surroundings; what is `misplaced` is a local distortion.

@@ -62,7 +62,7 @@ def has_gpus() -> bool:
 
 
 def worker_resources(resources: Resources) -> dict[str, float]:
-    """What one worker of a cell takes."""
+    """Resources of one worker of a cell."""
     wanted: dict[str, float] = {"CPU": resources.cpus_per_worker}
     if has_gpus() and resources.gpus_per_worker > 0:
         wanted["GPU"] = resources.gpus_per_worker

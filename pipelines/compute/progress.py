@@ -15,7 +15,7 @@ from clflow.training.validation import VALIDATION
 
 
 class Board:
-    """What is known of the jobs of one stage. Use as a context manager.
+    """Progress of the jobs of one stage. Use as a context manager.
 
     Args:
         headings: what the columns of a job are called.
@@ -47,7 +47,7 @@ class Board:
             self.live.stop()
 
     def add(self, name: str, columns: tuple[str, ...], state: str = "waiting") -> None:
-        """A job is known; ``name`` is that of its log, too."""
+        """Add a job; its log has the same name."""
         self.columns[name], self.state[name] = columns, state
 
     def log(self, name: str) -> Path:
@@ -55,19 +55,19 @@ class Board:
         return self.logs / f"{name}.log"
 
     def progress(self, name: str, point: dict[str, float]) -> None:
-        """A job has reported a point of its learning curves."""
+        """Show a point of a job's learning curves."""
         figures = " ".join(f"{key} {value:.4g}" for key, value in point.items())
         self._write(name, figures)
         self.state[name] = f"step {point['step']:g}, validation {point[VALIDATION]:.3f}"
 
     def finished(self, name: str, how: str = "done") -> None:
-        """A job is complete."""
+        """Mark a job as complete."""
         self.done += 1
         self.state[name] = f"{how}, {self.state[name]}"
         self._say(f"{self._count(name)} {self.state[name]}{self._to_go()}")
 
     def failed(self, name: str, reason: str) -> Path:
-        """A job has failed for good; returns the log that says why."""
+        """Mark a job as failed; returns the log that says why."""
         self.done += 1
         self.state[name] = "FAILED"
         self._write(name, reason)

@@ -1,5 +1,7 @@
-"""Which slot trains which cell, and what it tells of it. A Ray actor, so it imports nothing of ours: its process is to
-start fast."""
+"""The queue of cells that slots train, and the slots' reports.
+
+A Ray actor that imports none of our modules, so that its process starts fast.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ KILLED = "the worker died without a word: killed, or out of memory"
 
 @dataclass(frozen=True)
 class Message:
-    """What is told of a cell.
+    """A report on a cell.
 
     Attributes:
         cell: its name.
@@ -68,22 +70,24 @@ class Dispatcher:
         return cell
 
     def point(self, cell: str, figures: dict[str, float]) -> None:
-        """A cell has reported."""
+        """Take a point of a cell's learning curves."""
         self._messages.append(Message(cell, "point", figures))
 
     def finished(self, slot: int) -> None:
-        """A slot's cell is trained, and its detector in the storage."""
+        """Note that a slot's cell is trained, and its detector in the storage."""
         held = self._held.pop(slot)
         self._messages.append(Message(held.cell, "finished", time.monotonic() - held.begun))
 
     def failed(self, slot: int, reason: str, final: bool) -> None:
-        """An attempt ended in an error; ``final`` if another would end in the same. Of several workers that say it, the
-        first counts."""
+        """Note that an attempt ended in an error; ``final`` if another would, too.
+
+        Of several workers' reports, the first counts.
+        """
         held = self._held.get(slot)
         if held and held.reason == KILLED:
             held.reason, held.left = reason, 0 if final else held.left
 
     def messages(self) -> list[Message]:
-        """What was told since the last call, in order."""
+        """All reports since the last call, in order."""
         messages, self._messages = self._messages, []
         return messages

@@ -39,7 +39,7 @@ FINISHED = "finished"
 def load_category(
     params: Params, method: str, files: CategoryFiles, cache: Path, device: torch.device
 ) -> tuple[Features, FitData]:
-    """What the method sees of an image, and the training data of a category; test images are out of reach.
+    """The method's features, and the training data of a category; test images are out of reach.
 
     Args:
         params: those of the category and the method.

@@ -24,7 +24,7 @@ def alone(work: Callable[..., Result], *arguments: object) -> Result:
 
 
 def observe(threads: int, extras: dict[str, str]) -> dict[str, Any]:
-    """What this machine is and how busy, as a record.
+    """Record this machine's hardware and load.
 
     Args:
         threads: that each measurement may use.
@@ -50,7 +50,7 @@ def observe(threads: int, extras: dict[str, str]) -> dict[str, Any]:
 
 
 def load_after() -> dict[str, float]:
-    """What `observe` cannot know yet."""
+    """The load after a measurement, which `observe` cannot know yet."""
     return {"load_after": os.getloadavg()[0]}
 
 

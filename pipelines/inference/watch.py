@@ -25,7 +25,7 @@ FOLDER = "watch"
 
 @dataclass(frozen=True)
 class Statistics:
-    """Of all scores so far; ``variance`` is that of the population."""
+    """Statistics of all scores so far; ``variance`` is that of the population."""
 
     count: int
     mean: float
@@ -35,12 +35,12 @@ class Statistics:
 
     @classmethod
     def of(cls, scores: Sequence[float]) -> Statistics:
-        """Of one or more scores."""
+        """Statistics of one or more scores."""
         values = np.asarray(scores, dtype=np.float64)
         return cls(len(values), float(values.mean()), float(values.var()), float(values.min()), float(values.max()))
 
     def merge(self, other: Statistics) -> Statistics:
-        """Of both together (Chan, Golub and LeVeque 1979, eq. 2.1): no sum of squares that could cancel."""
+        """Statistics of both together (Chan, Golub and LeVeque 1979, eq. 2.1): no sum of squares that could cancel."""
         count = self.count + other.count
         share = other.count / count
         apart = other.mean - self.mean
@@ -103,12 +103,12 @@ class Watch:
 
     @classmethod
     def begin(cls, model: Model, scores: Sequence[float]) -> Watch:
-        """With the first scores, at least one."""
+        """Begin with the first scores, at least one."""
         recent = tuple(float(score) for score in scores[-KEPT:])
         return cls(model, Statistics.of(scores), recent, datetime.now(UTC))
 
     def add(self, scores: Sequence[float]) -> Watch:
-        """With more scores, at least one."""
+        """Add scores, at least one."""
         more = Watch.begin(self.model, scores)
         recent = (self.recent + more.recent)[-KEPT:]
         return Watch(self.model, self.statistics.merge(more.statistics), recent, more.updated)
@@ -129,7 +129,7 @@ class Watch:
             raise DataError(f"{path} is no file of watched scores ({error!r}); move it elsewhere.") from None
 
     def tree(self) -> dict[str, Any]:
-        """What is written as JSON."""
+        """The watch as JSON-able values."""
         return {
             "dataset": self.model.dataset,
             "category": self.model.category,

@@ -106,7 +106,7 @@ class Registry:
         return version
 
     def log_evidence(self, run: str, evidence: Evidence) -> None:
-        """Keep evidence with the run of its model, in place of older."""
+        """Store evidence with the run of its model; it replaces older evidence."""
         with tempfile.TemporaryDirectory() as folder:
             evidence.write(Path(folder))
             self.client.log_artifacts(run, folder, _EVIDENCE)
@@ -119,7 +119,7 @@ class Registry:
 
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
-        """Hold the registered model's lock, which no two can.
+        """Hold the lock of a registered model, exclusively.
 
         Raises:
             PromotionError: somebody holds it. It is never broken: whether that process lives, only a person can say.
@@ -179,10 +179,10 @@ class Registry:
             return previous, champion
 
     def require_answer(self) -> None:
-        """Make sure that the server is there.
+        """Make sure that the server answers.
 
         Raises:
-            ClflowError: it is not.
+            ClflowError: it does not.
         """
         try:
             self.client.search_registered_models(max_results=1)
@@ -234,5 +234,5 @@ def person() -> str:
 
 
 def now() -> str:
-    """The time as the registry's tags give it."""
+    """The current time in the format of the registry's tags."""
     return datetime.now(UTC).isoformat(timespec="seconds")

@@ -80,10 +80,10 @@ def download(reference: str, uri: str, into: Path) -> Path:
 
 
 def require_database(uri: str) -> None:
-    """Make sure that nothing is asked of an SQLite database that is not there: MLflow would make an empty one.
+    """Make sure that an SQLite database exists; MLflow would create an empty one.
 
     Raises:
-        ClflowError: it is not there.
+        ClflowError: it does not.
     """
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
         raise ClflowError(f"there is no MLflow database at {uri}; set MLFLOW_TRACKING_URI or run where mlflow.db lies.")

@@ -44,7 +44,7 @@ class Record:
 
     @property
     def objective(self) -> float | None:
-        """At the last evaluation; None if it failed before the first."""
+        """The objective at the last evaluation; None if the trial failed before the first."""
         return self.curve[-1][OBJECTIVE] if self.curve else None
 
 
@@ -69,7 +69,7 @@ class Search:
 
     @property
     def name(self) -> str:
-        """For people."""
+        """Name for display."""
         return f"{self.dataset} ({', '.join(self.categories)})"
 
     def records(self) -> list[Record]:
@@ -77,7 +77,7 @@ class Search:
         return [Record(**read_json(path)) for path in sorted(self.folder.glob("[0-9]*.json"))]
 
     def keep(self, record: Record) -> None:
-        """Remember a trial that has ended."""
+        """Store a trial that has ended."""
         write_json(self.folder / f"{record.number:04}.json", asdict(record))
 
 
@@ -104,10 +104,10 @@ def best(records: list[Record]) -> Record | None:
 
 
 def require_replaceable(target: Path) -> None:
-    """Make sure that neither file that `write_found` writes to a target would replace what a person wrote or edited.
+    """Make sure that the files that `write_found` replaces were written by it and not edited since.
 
     Raises:
-        ClflowError: one of them would.
+        ClflowError: one of them was not.
     """
     if not target.exists():
         ours = not target.with_suffix(".csv").exists()

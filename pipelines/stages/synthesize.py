@@ -72,7 +72,7 @@ def _run_all(dataset: str, jobs: list[_Job]) -> None:
 
 
 def _collect(dataset: str, outcomes: Iterable[tuple[_Job, Callable[[], None]]]) -> None:
-    """Wait for each job and say what came of it; complain at the end, so that one failure stops no other job."""
+    """Wait for each job and print its outcome; raise at the end, so that one failure stops no other job."""
     failures = []
     for job, finish in outcomes:
         try:

@@ -96,10 +96,10 @@ def _uncalibrated(trained: list[Cell], params: Params, workspace: Workspace) -> 
 
 
 def _require_synthetic(plan: Plan, todo: list[Cell]) -> None:
-    """Make sure that what is to be learned from is what the keys say.
+    """Make sure that the synthetic anomalies are those that the keys name.
 
     Raises:
-        DataError: it is not.
+        DataError: they are not.
     """
     for cell in todo:
         name = plan.params.synthetic_set(cell.category, cell.method)

@@ -13,7 +13,7 @@ _DESCRIBED = "clflow.described"
 
 
 class BenchmarkRuns:
-    """Those of the executions of one workspace."""
+    """The runs of a workspace's executions."""
 
     def __init__(self, runs: Runs, workspace: Workspace):
         self._runs = runs

@@ -41,7 +41,7 @@ class Execution:
 
 
 class Executions:
-    """Those of a workspace."""
+    """The executions of a workspace."""
 
     def __init__(self, workspace: Workspace):
         self.folder = workspace.executions

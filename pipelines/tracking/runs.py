@@ -35,7 +35,7 @@ class Runs:
 
     @classmethod
     def open(cls, client: MlflowClient, name: str, artifacts: str | None) -> Runs:
-        """Those of the experiment of that name; it is made if there is none, with its artifacts where it is said."""
+        """Open the runs of an experiment; it is created, with this artifact location, if there is none."""
         found = client.get_experiment_by_name(name)
         if found is None:
             try:
@@ -82,7 +82,7 @@ class Runs:
         model: str | None = None,
         dataset: Dataset | None = None,
     ) -> None:
-        """Log what a run came to, as figures of its model and of a dataset.
+        """Log a run's results, as metrics of its model and of a dataset.
 
         MLflow shows the value of the highest step, and of these the one of the latest time: logged again with the same
         step, a figure replaces the one that was.
@@ -98,7 +98,7 @@ class Runs:
             self.client.log_batch(run, params=batch)
 
     def log_dataset(self, run: str, dataset: Dataset, context: str) -> None:
-        """Say which data a run used, and what for."""
+        """Log which data a run used, and in which context."""
         self.client.log_inputs(run, [DatasetInput(dataset, [InputTag("mlflow.data.context", context)])])
 
     def set_tags(self, run: str, tags: Mapping[str, Any]) -> None:
@@ -114,7 +114,7 @@ def flat(sections: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def now() -> int:
-    """The time as MLflow has it, in milliseconds."""
+    """The current time in MLflow's unit, milliseconds."""
     return int(1000 * time.time())
 
 

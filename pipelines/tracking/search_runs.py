@@ -43,7 +43,7 @@ class SearchRuns:
 
 
 def _identity(search: Search) -> str:
-    """What tells a search from the same one in another workspace; kept beside its trials."""
+    """Identifier of a search in this workspace; stored beside its trials."""
     path = search.folder / "search_id"
     if not path.exists():
         with write_atomically(path) as temporary:

@@ -38,14 +38,14 @@ def tracking_uri(workspace: Workspace) -> str:
 def is_down(error: BaseException, client: MlflowClient) -> bool:
     """Whether an error means that nothing else would work either, rather than that one request is wrong.
 
-    What could not be reached is down; the object store may be, whose connections are its own. For any other error
-    the server is asked something plain, which it answers unless it is ill, or refuses us altogether.
+    A connection error means that it is down, also one of the object store. After any other error the server is sent a
+    plain request, which fails only if it is down or refuses all requests.
     """
     return any(isinstance(each, _UNREACHABLE) for each in _chain(error)) or not _answers(client)
 
 
 def reason(error: BaseException) -> str:
-    """What an error says, in one line."""
+    """An error's message in one line."""
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 

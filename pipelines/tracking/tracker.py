@@ -1,8 +1,8 @@
-"""MLflow: what is on disk is brought there, at once while it can be reached and later by ``clflow sync``.
+"""Logging to MLflow: at once while it can be reached, and later by ``clflow sync``.
 
-A cell's truth is its folder. Nothing here can fail a training: when MLflow refuses something of a cell, that is said in
-a sentence and the others go on; when it does not answer, that is said once. Whatever is logged is looked up first, so
-`Tracker.sync` may run as often as one likes.
+A cell's truth is its folder, so nothing here can fail a training. If MLflow refuses a cell, a warning says so and the
+others go on; if it does not answer, one warning says so. Everything is looked up before it is logged, so
+`Tracker.sync` is idempotent.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ class Cell:
 
     @property
     def stem(self) -> str:
-        """What names the cell whatever its key."""
+        """Name of the cell without its key."""
         return f"{self.category}-{self.method}-s{self.seed}"
 
     @property

@@ -86,6 +86,6 @@ def _unplanned(params: Params, workspace: Workspace) -> Iterator[Path]:
 
 
 def _folders(folder: Path) -> list[Path]:
-    """Folders in a folder; what is being written now is not ours to judge."""
+    """Folders in a folder, without those that are being written."""
     inside = sorted(folder.iterdir()) if folder.exists() else []
     return [path for path in inside if path.is_dir() and not path.name.startswith(TEMPORARY)]

@@ -1,4 +1,4 @@
-"""What determines a result, and the key that names it: the hash of all that does.
+"""The inputs that determine a result, and its key: their hash.
 
 Device and arithmetic are not part of a key, for a cell may move between machines; they are recorded beside the result.
 """
@@ -18,7 +18,7 @@ Inputs = dict[str, Any]
 
 
 def training_inputs(params: Params, method: str, data: str, synthetic: str) -> Inputs:
-    """What determines a trained cell, beside its dataset, category, method and seed; JSON-able.
+    """The inputs that determine a trained cell, beside its dataset, category, method and seed; JSON-able.
 
     Args:
         params: those of the category and the method.
@@ -44,7 +44,7 @@ def training_inputs(params: Params, method: str, data: str, synthetic: str) -> I
 
 
 def scoring_inputs(method: str, key: str, test: str) -> Inputs:
-    """What determines the scores of a cell of a method.
+    """The inputs that determine the scores of a cell.
 
     Args:
         method: its name.

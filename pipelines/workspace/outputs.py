@@ -1,4 +1,4 @@
-"""Files that commands write to a folder which a person named, told from those that the person made."""
+"""Files that commands write to a user's folder, distinguished from the user's own."""
 
 from __future__ import annotations
 

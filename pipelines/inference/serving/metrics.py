@@ -1,4 +1,4 @@
-"""What Prometheus reads of the endpoint."""
+"""Prometheus metrics of the endpoint."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Metrics:
         self._batch.observe(answer.batch)
 
     def text(self, states: dict[str, State]) -> bytes:
-        """All of it in Prometheus' text format."""
+        """All metrics in Prometheus' text format."""
         self._model.clear()
         for category, state in states.items():
             labels = self._dataset, category
