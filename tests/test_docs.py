@@ -157,20 +157,11 @@ def test_no_snippet_is_unchecked():
 
 @pytest.mark.parametrize("snippet", snippets("yaml"), ids=str)
 def test_parameters_fit_the_schema(snippet: Snippet, tmp_path: Path):
-    """Merged over params.yaml, a snippet is a valid parameter file."""
-    yaml = YAML(typ="safe")
+    """As a layer over params.yaml, a snippet is a valid parameter file."""
     (tmp_path / "tuned").mkdir()
     (tmp_path / "tuned" / "mvtec_ad.yaml").write_text("{search: {}, parameters: {}, overrides: {}}\n")
-    tree = merged(yaml.load(ROOT / "params.yaml"), yaml.load(snippet.content))
+    tree = {"extends": str(ROOT / "params.yaml")} | YAML(typ="safe").load(snippet.content)
     load(tiny.write_params(tmp_path / "params.yaml", tree))
-
-
-def merged(tree: dict[str, Any], part: dict[str, Any]) -> dict[str, Any]:
-    """A tree with the values of a part of it replaced."""
-    for key, value in part.items():
-        below = tree.get(key)
-        tree[key] = merged(below, value) if isinstance(value, dict) and isinstance(below, dict) else value
-    return tree
 
 
 @pytest.mark.parametrize(

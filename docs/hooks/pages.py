@@ -60,7 +60,7 @@ def _commands() -> str:
 
 
 def _parameters() -> str:
-    return reference(ROOT / "params.yaml", commented=[ROOT / "params.yaml"])
+    return reference(ROOT / "params.yaml", commented=[ROOT / "params.yaml", ROOT / "clflow" / "config" / "base.yaml"])
 
 
 def _without_dead_links(markdown: str, folder: Path) -> str:
