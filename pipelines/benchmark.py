@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,8 @@ def prepare(params: Path, workspace: Path) -> None:
         ParameterError: the parameter file does not fit the schema, or the workspace is the checkout itself.
         ClflowError: the folder is no workspace, or that of another parameter file, or its copies were edited.
     """
+    if find_spec("dvc") is None:
+        raise ClflowError("DVC, which runs the pipeline, is not installed; pip install 'clflow[workflow]'.")
     found = effective(params)
     check(found)
     if workspace == CHECKOUT:

@@ -6,6 +6,7 @@ import io
 import os
 import shutil
 import tempfile
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -97,7 +98,9 @@ class Detector:
     """
 
     def __init__(self, folder: Path, judge: Judge, temporary: tempfile.TemporaryDirectory[str] | None = None):
-        self._folder, self._judge, self._temporary = folder, judge, temporary
+        self._folder, self._judge = folder, judge
+        if temporary is not None:
+            weakref.finalize(self, temporary.cleanup)
 
     @property
     def threshold(self) -> float:
@@ -198,7 +201,7 @@ def _listed(images: AnyImage | Iterable[AnyImage]) -> Sequence[AnyImage]:
         return paths
     if isinstance(images, str | os.PathLike | Image.Image):
         return [images]
-    if isinstance(images, np.ndarray) and images.ndim == 3:
+    if isinstance(images, np.ndarray) and images.ndim != 4:
         return [images]
     return list(images)
 

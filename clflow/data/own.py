@@ -66,11 +66,11 @@ def find_own_images(images: str | os.PathLike[str] | Iterable[str | os.PathLike[
         DataError: there are no images, they lie in no such layout, or one does not decode.
     """
     if not isinstance(images, str | os.PathLike):
-        paths = sorted({Path(path).absolute() for path in images})
+        paths = sorted({Path(path).resolve() for path in images})
         if not paths:
             raise DataError("the list of normal images is empty; name at least two.")
         return _normal_images(Path(os.path.commonpath([path.parent for path in paths])), paths, "list of normal images")
-    root = Path(images).absolute()
+    root = Path(images).resolve()
     if not root.is_dir():
         raise DataError(f"{root} is no folder; name the folder of the normal images, or list their paths.")
     if (root / "train").is_dir():
@@ -92,7 +92,7 @@ def find_test_images(folder: Path) -> OwnImages:
     Raises:
         DataError: there are none, or one does not decode.
     """
-    root = folder.absolute()
+    root = folder.resolve()
     normal = next((name for name in NORMAL_FOLDERS if (root / "test" / name).is_dir()), NORMAL_FOLDERS[0])
     samples = list(samples_to_test(root / "test", root / "ground_truth", normal))
     if not samples:
