@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from clflow.config.params import effective
 from tests import tiny
 from tests.pipelines.command import run
 
@@ -116,3 +117,23 @@ def test_a_clone_that_pulls_rebuilds_nothing(checkout: Checkout, tmp_path: Path)
 def test_gc_keeps_what_the_workspace_holds(checkout: Checkout):
     checkout.call("dvc", "gc", "--workspace", "--force")
     assert json.loads(checkout.call("dvc", "status", "--json")).keys() == ALWAYS
+
+
+def test_a_parameter_that_the_file_leaves_to_the_layer_below_is_set(checkout: Checkout):
+    """Last: it changes the parameters of the checkout."""
+    params = checkout.folder / "params.yaml"
+    tree = effective(params).tree
+    tiny.write_params(checkout.folder / "below.yaml", tree)
+    own = {"extends": "below.yaml", "benchmark": tree["benchmark"]}  # dvc.yaml itself reads three lists
+    own |= {section: {"datasets": []} for section in ("tune", "promotion")}
+    tiny.write_params(params, own)
+    checkout.git("add", "--all")
+    checkout.git("commit", "--quiet", "--message", "layers")
+    assert checkout.stages_that_ran(checkout.call("dvc", "repro")) == ALWAYS  # nothing is different
+    ran = checkout.stages_that_ran(checkout.call("dvc", "exp", "run", "-S", "++train.steps=11"))
+    assert ran == ALWAYS | {"train@folder", "evaluate@folder", "aggregate", "report"}
+    changed = json.loads(checkout.call("dvc", "params", "diff", "--json"))["params.yaml"]
+    assert changed == {"train.steps": {"old": None, "new": 11}}
+    (cell,) = json.loads((checkout.folder / "plan" / "folder.json").read_text())["cells"]
+    assert cell["inputs"]["parameters"]["train.steps"] == 11
+    assert params.read_text().startswith("extends: below.yaml")
