@@ -7,9 +7,10 @@ import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 
-def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str], log: Path | None = None) -> None:
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen[Any], log: Path | None = None) -> None:
     """Until the condition holds; only the limit of a whole test says how long that may take on a slow machine.
 
     Raises:

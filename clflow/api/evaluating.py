@@ -41,7 +41,7 @@ def evaluate(detector: Detector, folder: str | os.PathLike[str]) -> dict[str, fl
     anomalous = np.array([prediction.is_anomalous for prediction in predictions])
     metrics = image_metrics(rows["label"].to_numpy(), scores)
     metrics |= {"false_alarms": float(anomalous[~defective].mean()), "misses": float(1 - anomalous[defective].mean())}
-    if (rows["mask"] != "").any():
+    if any(rows["mask"]):
         metrics |= _pixel_metrics(found, predictions, detector.image_size)
     return metrics
 
