@@ -121,6 +121,6 @@ def test_every_command_and_option_is_listed(site: Path):
 
 def test_formulas_are_drawn_without_a_script(site: Path):
     text = (site / "explanation" / "method.html").read_text(encoding="utf-8")
-    assert text.count('display="block"') == 6
+    assert text.count('display="block"') == 7
     formulas = re.findall(r"<math.*?</math>", text, re.DOTALL)
     assert len(formulas) > 20 and not [formula for formula in formulas if "\\" in formula]
