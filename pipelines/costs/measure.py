@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from clflow.config.params import Params
 from clflow.data.images import read_image
 from clflow.data.manifest import category_rows, read_manifest, write_manifest
+from clflow.errors import DataError
 from clflow.export import Format, Graph, Inspect, Inspection, export, load
 from clflow.features.backbone import Backbone, pretrained_model
 from clflow.features.extraction import Levels, scaled
@@ -122,9 +123,15 @@ class Images:
 
 
 def test_images(params: Params, dataset: str, category: str, workspace: Workspace) -> Images:
-    """All test images of a category, as detectors see them."""
+    """All test images of a category, as detectors see them.
+
+    Raises:
+        DataError: it has none.
+    """
     data = workspace.data(dataset)
     rows = category_rows(read_manifest(data), category, "test")
+    if rows.empty:
+        raise DataError(f"{dataset}/{category} has no test images, on which inference is measured; name another one.")
     pixels = [read_image(data / path, params.protocol.image_size) for path in rows["path"]]
     return Images(np.stack(pixels), rows["label"].to_numpy())
 

@@ -9,7 +9,7 @@ import pandas as pd
 from clflow.metrics import image_metrics
 from pipelines.workspace.cells import Cell
 from pipelines.workspace.paths import Workspace
-from pipelines.workspace.results import read_eval_scores, read_scores
+from pipelines.workspace.results import has_both_classes, read_eval_scores, read_scores
 
 _COLUMNS = ("dataset", "category", "method", "n_seeds", "last", "best")
 
@@ -19,7 +19,7 @@ def best_on_test(aggregated: list[Cell], workspace: Workspace) -> pd.DataFrame:
 
     Returns:
         columns dataset, category, method, n_seeds, last and best, of the cells that kept the weights of every
-        evaluation.
+        evaluation and have normal and defective test images.
     """
     rows = []
     for (dataset, category, method), group in groupby(aggregated, key=lambda c: (c.dataset, c.category, c.method)):
@@ -31,9 +31,9 @@ def best_on_test(aggregated: list[Cell], workspace: Workspace) -> pd.DataFrame:
 
 
 def _last_and_best(cell: Cell, workspace: Workspace) -> tuple[float, float] | None:
-    by_step = read_eval_scores(cell, workspace)
-    if by_step is None:
+    by_step, scores = read_eval_scores(cell, workspace), read_scores(cell, workspace)[0]
+    if by_step is None or not has_both_classes(scores):
         return None
-    labels = read_scores(cell, workspace)[0]["label"].to_numpy()
+    labels = scores["label"].to_numpy()
     aurocs = [image_metrics(labels, by_step[step].to_numpy())["image_auroc"] for step in by_step.columns]
     return aurocs[-1], max(aurocs)

@@ -20,7 +20,7 @@ from clflow.heatmap import Picture
 from clflow.score import upsample
 from pipelines.workspace.cells import Cell
 from pipelines.workspace.paths import Workspace
-from pipelines.workspace.results import read_cell, read_scores
+from pipelines.workspace.results import missing_images, read_cell, read_scores
 
 if TYPE_CHECKING:
     from clflow.config.schema import Protocol
@@ -35,7 +35,8 @@ _TRUTH = (0, 200, 83)
 def write(aggregated: list[Cell], protocol: Protocol, workspace: Workspace) -> None:
     """Write reports/gallery: <dataset>/<category>.png, overview.png and index.md.
 
-    Each category is shown by the first of its cells: the first method and seed that were asked for.
+    Each category is shown by the first of its cells: the first method and seed that were asked for. One without test
+    images has no sheet, and one without defective ones is not in the overview, which needs at least one that is.
     """
     first: dict[tuple[str, str], Cell] = {}
     for cell in aggregated:
@@ -43,9 +44,12 @@ def write(aggregated: list[Cell], protocol: Protocol, workspace: Workspace) -> N
     detectors = [_Detector.load(cell, protocol, workspace) for cell in first.values()]
     with folder_atomically(workspace.gallery) as folder:
         for detector in detectors:
-            (folder / detector.cell.dataset).mkdir(exist_ok=True)
-            _save(sheet(detector), folder / detector.cell.dataset / f"{detector.cell.category}.png")
-        _save(overview(detectors), folder / "overview.png")
+            if len(detector.scores):
+                (folder / detector.cell.dataset).mkdir(exist_ok=True)
+                _save(sheet(detector), folder / detector.cell.dataset / f"{detector.cell.category}.png")
+        with_defects = [detector for detector in detectors if detector.scores["label"].any()]
+        if with_defects:
+            _save(overview(with_defects), folder / "overview.png")
         (folder / "index.md").write_text(_index(detectors), encoding="utf-8")
 
 
@@ -96,7 +100,7 @@ def cell_sheet(cell: Cell, protocol: Protocol, workspace: Workspace) -> Image.Im
 
 
 def sheet(detector: _Detector) -> Image.Image:
-    """Three rows of cases: defects with the highest and the lowest scores, normal images with the highest."""
+    """Rows of cases, as far as there are such: defects of the highest and the lowest scores, normals of the highest."""
     kinds = extremes(detector.scores)
     width = 2 * _MARGIN + _CASES * _case_width(_TILE) + (_CASES - 1) * _SPACE
     row_height = 22 + _TILE + 34
@@ -150,11 +154,12 @@ def extremes(scores: pd.DataFrame) -> dict[str, list[int]]:
     normals = list(ranked.loc[ranked["label"] == 0].index)
     highest = defects[: min(_CASES, (len(defects) + 1) // 2)]
     lowest = defects[len(highest) :][::-1][:_CASES]
-    return {
+    kinds = {
         "Defects with the highest scores": highest,
         "Defects with the lowest scores": lowest,
         "Normal images with the highest scores": normals[:_CASES],
     }
+    return {title: rows for title, rows in kinds.items() if rows}
 
 
 def _median_defect(scores: pd.DataFrame) -> int:
@@ -201,8 +206,15 @@ def _save(page: Image.Image, path: Path) -> None:
 
 def _index(detectors: list[_Detector]) -> str:
     lines = ["# Gallery", "", f"{heatmap.LEGEND} Nothing here was chosen by hand.", ""]
-    lines += ["![Overview](overview.png)", ""]
+    if any(detector.scores["label"].any() for detector in detectors):
+        lines += ["![Overview](overview.png)", ""]
     for detector in detectors:
-        cell = detector.cell
-        lines += [f"## {cell.dataset} / {cell.category}", "", f"![]({cell.dataset}/{cell.category}.png)", ""]
+        cell, scores = detector.cell, detector.scores
+        lines += [f"## {cell.dataset} / {cell.category}", ""]
+        if len(scores):
+            lines += [f"![]({cell.dataset}/{cell.category}.png)", ""]
+        counts = [int(of_kind.sum()) for of_kind in (scores["label"] == 0, scores["label"] == 1, scores["mask"] != "")]
+        missing = missing_images(*counts)
+        if missing:
+            lines += [f"It has {missing}.", ""]
     return "\n".join(lines)

@@ -9,9 +9,11 @@ import numpy as np
 import pandas as pd
 
 from clflow.config.params import TUNED
+from clflow.rates import RATES
 from pipelines.reporting.markdown import markdown_table
 from pipelines.reporting.published import PUBLISHED, PublishedResult
-from pipelines.workspace.results import AT_THRESHOLD, HARDWARE, MEAN
+from pipelines.reporting.tables import AVERAGED
+from pipelines.workspace.results import HARDWARE, MEAN, TEST_IMAGES, missing_images
 
 if TYPE_CHECKING:
     from clflow.config.params import Params
@@ -30,6 +32,7 @@ TITLES = {
 
 _PER_CATEGORY = ("image_auroc", "pixel_auroc", "aupro_30")
 _TUNED = "†"
+_MISSING = "–"
 
 _METHOD_NOTE = """\
 All numbers are percentages, mean ± sample standard deviation over seeds, never the best seed; rows "mean"
@@ -39,7 +42,9 @@ all choices use held-out normal training images and synthetic anomalies only, ne
 resized to a square, not cropped; a mask pixel is defective where the area-averaged mask reaches
 `mask_threshold`. AUPRO averages over 8-connected regions; its false positive rate is over the defect-free
 pixels of all test images. Defective images without a mask count for image metrics only. False alarms and
-misses are shares of the normal and of the defective test images that the stored threshold judges wrongly."""
+misses are shares of the normal and of the defective test images that the stored threshold judges wrongly, with
+exact 95 % intervals (Clopper and Pearson); bounds are averaged like the rates, so that those of a mean over
+categories are wider than they need be."""
 
 _ANCHOR_NOTE = """\
 For orientation only: **published elsewhere, not measured here; other backbones and input sizes**, and often
@@ -73,12 +78,15 @@ def markdown(
     for dataset in board["dataset"].unique():
         of_dataset = board.loc[board["dataset"] == dataset]
         tuned = set(table.loc[(table["dataset"] == dataset) & table["tuned"], "category"])
+        cells = table.loc[table["dataset"] == dataset]
         blocks += [f"## {dataset}", _all_metrics(of_dataset), _per_category(of_dataset, tuned)]
         if tuned:
             blocks.append(f"{_TUNED} tuned per category: this one has parameters of its own.")
+        blocks += _missing_figures(of_dataset, cells)
+        blocks += [f"### {dataset}: verdicts at the stored threshold", _verdicts(of_dataset, cells)]
         blocks += _gains(gains.loc[gains["dataset"] == dataset], params.benchmark.seeds)
         blocks += _best_on_test(best_on_test.loc[best_on_test["dataset"] == dataset])
-        blocks += _search(table.loc[table["dataset"] == dataset], params)
+        blocks += _search(cells, params)
         anchors = [anchor for anchor in PUBLISHED if anchor.dataset == dataset]
         if anchors:
             blocks += [
@@ -134,10 +142,10 @@ def _all_metrics(of_dataset: pd.DataFrame) -> str:
             row["method"],
             str(row["n_seeds"]),
             *(_percent(row, metric) for metric in TITLES),
-            *("" if np.isnan(row[name]) else f"{100 * row[name]:.1f}" for name in AT_THRESHOLD),
+            *(_rate(row, rate) for rate in RATES),
             f"{row['params_added'] / 1e6:.2f} M",
             f"{row['train_seconds']:.0f} s",
-            f"{row['inference_ms']:.0f} ms",
+            _MISSING if np.isnan(row["inference_ms"]) else f"{row['inference_ms']:.0f} ms",
         ]
         for _, row in of_dataset.loc[of_dataset["category"] == MEAN].iterrows()
         if row["n_seeds"] > 0
@@ -160,6 +168,34 @@ def _per_category(of_dataset: pd.DataFrame, tuned: set[str]) -> str:
         rows.append(row)
     titles = [f"{TITLES[metric]}<br>{method}" for metric in _PER_CATEGORY for method in methods]
     return markdown_table(["category", *titles], "l" + "r" * len(titles), rows)
+
+
+def _missing_figures(of_dataset: pd.DataFrame, cells: pd.DataFrame) -> list[str]:
+    """What keeps figures from existing, and over how many categories they are averaged; nothing if all exist."""
+    counts = cells.drop_duplicates("category").set_index("category").loc[:, list(TEST_IMAGES)]
+    missing = {category: missing_images(*row) for category, *row in counts.itertuples()}
+    named = [f"{category} has {words}" for category, words in missing.items() if words]
+    if not named:
+        return []
+    categories = of_dataset.loc[of_dataset["category"] != MEAN]
+    having = {column: categories.loc[categories[column] > 0, "category"].nunique() for column in AVERAGED}
+    kinds = ("image metrics", "pixel metrics", "false alarms", "misses")
+    over = ", ".join(f"{kind} {count}" for kind, count in zip(kinds, having.values(), strict=True))
+    return [
+        f"**{_MISSING}** is a figure that does not exist: {'; '.join(named)}. Means are over those of the "
+        f"{len(counts)} categories that have the figure: {over}."
+    ]
+
+
+def _verdicts(of_dataset: pd.DataFrame, cells: pd.DataFrame) -> str:
+    counts = cells.drop_duplicates("category").set_index("category")
+    rows = []
+    for row in of_dataset.loc[of_dataset["n_seeds"] > 0].to_dict("records"):
+        of_class = ["", ""] if row["category"] == MEAN else counts.loc[row["category"], list(TEST_IMAGES[:2])]
+        shown = [text for rate, images in zip(RATES, of_class, strict=True) for text in (str(images), _rate(row, rate))]
+        rows.append([_category(row["category"], set()), row["method"], *shown])
+    header = ["category", "method", "normal images", "false alarms", "defective images", "misses"]
+    return markdown_table(header, "llrrrr", rows)
 
 
 def _gains(of_dataset: pd.DataFrame, seeds: tuple[int, ...]) -> list[str]:
@@ -233,7 +269,7 @@ def _search(of_dataset: pd.DataFrame, params: Params) -> list[str]:
 def _gain(gains: pd.DataFrame, metric: str) -> str:
     of_seeds = np.array([gains.loc[gains["seed"] == seed, metric].mean() for seed in gains["seed"].unique()])
     if np.isnan(of_seeds).any():
-        return ""
+        return _MISSING
     spread = f" ± {100 * of_seeds.std(ddof=1):.2f}" if len(of_seeds) > 1 else ""
     return f"{100 * of_seeds.mean():+.2f}{spread}"
 
@@ -259,8 +295,14 @@ def _published(anchors: list[PublishedResult]) -> str:
 def _percent(row: Any, metric: str) -> str:
     mean, deviation = row[f"{metric}_mean"], row[f"{metric}_std"]
     if pd.isna(mean):
-        return ""
+        return _MISSING
     return f"{100 * mean:.2f}" if pd.isna(deviation) else f"{100 * mean:.2f} ± {100 * deviation:.2f}"
+
+
+def _rate(row: Any, rate: str) -> str:
+    if pd.isna(row[rate]):
+        return _MISSING
+    return f"{100 * row[rate]:.1f} ({100 * row[f'{rate}_lower']:.1f} to {100 * row[f'{rate}_upper']:.1f})"
 
 
 def _rounded(value: float | None) -> str:

@@ -18,7 +18,7 @@ from sklearn.metrics import roc_curve
 from clflow.files import folder_atomically
 from pipelines.workspace.cells import Cell
 from pipelines.workspace.paths import Workspace
-from pipelines.workspace.results import MEAN, read_held_out, read_history, read_scores
+from pipelines.workspace.results import MEAN, has_both_classes, read_held_out, read_history, read_scores
 
 _BINS = 20
 _KINDS = ("normal", "defective", "held-out normal", "synthetic")
@@ -70,7 +70,9 @@ def write(aggregated: list[Cell], board: pd.DataFrame, workspace: Workspace) -> 
 
 
 def roc(scores: pd.DataFrame) -> pd.DataFrame:
-    """The ROC of image scores: columns fpr, tpr."""
+    """The ROC of image scores: columns fpr, tpr; no rows where all images are of one class."""
+    if not has_both_classes(scores):
+        return pd.DataFrame({"fpr": [], "tpr": []})
     fpr, tpr, _ = roc_curve(scores["label"], scores["image_score"])
     return pd.DataFrame({"fpr": fpr, "tpr": tpr})
 
@@ -160,7 +162,7 @@ def cost_figure(board: pd.DataFrame) -> Figure:
     for row, dataset in zip(panels, datasets, strict=False):
         of_dataset = means.loc[means["dataset"] == dataset]
         for panel, (metric, title) in zip(row, metrics.items(), strict=True):
-            for point in of_dataset.to_dict("records"):
+            for point in of_dataset.dropna(subset=["inference_ms", f"{metric}_mean"]).to_dict("records"):
                 colour = _COLOURS[methods.index(point["method"]) % len(_COLOURS)]
                 panel.errorbar(
                     point["inference_ms"],

@@ -1,8 +1,10 @@
 """From stored scores to tables: one row per cell, and the leaderboard of means and standard deviations.
 
 Nothing computed elsewhere is trusted: every metric is recomputed from scores.csv, maps.npy and the masks. A
-defective image without a mask counts for the image metrics but is left out of the pixel metrics; where no
-defective image has a mask, the pixel metrics are empty.
+defective image without a mask counts for the image metrics but is left out of the pixel metrics. What the test
+images of a category do not give is empty: metrics of images without normal and defective ones, metrics of pixels
+without any mask, and the rates of a class without images. Means are over the categories that have a figure, and
+say over how many.
 """
 
 from __future__ import annotations
@@ -21,15 +23,17 @@ from clflow.data.images import read_mask
 from clflow.data.manifest import category_rows, read_manifest
 from clflow.errors import CellError, DataError
 from clflow.metrics import METRICS, PixelCounts, Truth, image_metrics
+from clflow.rates import AT_THRESHOLD, RATES, rates_at
 from clflow.score import upsample
 from pipelines.workspace.cells import Cell
 from pipelines.workspace.paths import Workspace
 from pipelines.workspace.results import (
-    AT_THRESHOLD,
     CELL_COLUMNS,
     COSTS,
     HARDWARE,
     MEAN,
+    TEST_IMAGES,
+    has_both_classes,
     read_cell,
     read_score_record,
     read_scores,
@@ -38,8 +42,16 @@ from pipelines.workspace.results import (
 if TYPE_CHECKING:
     from clflow.config.schema import Protocol
 
+AVERAGED = {
+    "image_categories": "image_auroc",
+    "pixel_categories": "pixel_auroc",
+    **{f"{rate}_categories": rate for rate in RATES},
+}
+"""Columns of the leaderboard that say over how many categories a kind of figure is averaged (0 or 1 in the row of a
+category), each with a figure of that kind."""
+
 LEADERBOARD_COLUMNS = (
-    *("dataset", "category", "method", "n_seeds"),
+    *("dataset", "category", "method", "n_seeds", *AVERAGED),
     *(f"{metric}_{statistic}" for metric in METRICS for statistic in ("mean", "std")),
     *AT_THRESHOLD,
     *COSTS,
@@ -80,54 +92,70 @@ def leaderboard(table: pd.DataFrame, planned: list[Cell]) -> pd.DataFrame:
             of_category = of_dataset.loc[of_dataset["category"] == category]
             rows += [_row(dataset, category, method, _of(method, of_category)) for method in methods]
         for method in methods:
-            by_seed = _of(method, of_dataset).loc[:, ["seed", *METRICS, *AT_THRESHOLD, *COSTS]].groupby("seed")
-            complete = by_seed.size() == len(categories)
-            rows.append(_row(dataset, MEAN, method, by_seed.mean(skipna=False).loc[complete]))
+            cells = _of(method, of_dataset)
+            complete = cells.groupby("seed")["category"].transform("size") == len(categories)
+            rows.append(_row(dataset, MEAN, method, cells.loc[complete]))
     board = pd.DataFrame(rows, columns=list(LEADERBOARD_COLUMNS))
     return board.loc[(board["n_seeds"] > 0) | (board["category"] == MEAN)].reset_index(drop=True)
 
 
 def _measure_category(group: list[Cell], protocol: Protocol, workspace: Workspace) -> list[dict[str, Any]]:
-    """The rows of all cells of one category, which share its masks; a few images at a time."""
+    """The rows of all cells of one category, which share its masks."""
     dataset = workspace.data(group[0].dataset)
     test = category_rows(read_manifest(dataset), group[0].category, "test")
-    scored: dict[Cell, tuple[dict[str, float], np.ndarray, PixelCounts]] = {}
+    scored: dict[Cell, tuple[pd.DataFrame, np.ndarray]] = {}
     for cell in group:
         with _named(cell):
-            scores, maps = read_scores(cell, workspace)
-            if not scores.loc[:, _TRUTH].equals(test.loc[:, _TRUTH]):
+            scored[cell] = read_scores(cell, workspace)
+            if not scored[cell][0].loc[:, _TRUTH].equals(test.loc[:, _TRUTH]):
                 raise DataError("its scores are of other test images than the manifest lists; evaluate it again.")
-            image = image_metrics(scores["label"].to_numpy(), scores["image_score"].to_numpy())
-            scored[cell] = image, maps, PixelCounts.spanning(maps)
-    has_masks = bool((test["mask"] != "").any())
-    if has_masks:
-        with_truth = np.flatnonzero((test["label"] == 0) | (test["mask"] != ""))
-        for start in range(0, len(with_truth), _BATCH):
-            batch = with_truth[start : start + _BATCH]
-            truth = Truth(_masks(dataset, test["mask"].iloc[batch], protocol))
-            for cell, (_, maps, counts) in scored.items():
-                with _named(cell):
-                    counts.add(truth, upsample(maps[batch], protocol.map_size))
+    defective = int(test["label"].sum())
+    counts = (len(test) - defective, defective, int((test["mask"] != "").sum()))
+    pixel = _pixel_metrics({cell: maps for cell, (_, maps) in scored.items()}, test, dataset, protocol)
     rows = []
-    for cell, (metrics, _, counts) in scored.items():
+    for cell, (scores, _) in scored.items():
+        labels, image_scores = scores["label"].to_numpy(), scores["image_score"].to_numpy()
+        recorded = read_cell(cell, workspace) | {"inference_ms": _inference_ms(cell, workspace)}
         with _named(cell):
-            metrics |= counts.metrics() if has_masks else {}
-        recorded = read_cell(cell, workspace) | {"inference_ms": read_score_record(cell, workspace)["inference_ms"]}
+            metrics = image_metrics(labels, image_scores) if has_both_classes(scores) else {}
+            rates = rates_at(recorded["image_threshold"], labels, image_scores)
         rows.append(
             asdict(cell)
-            | {metric: metrics.get(metric, np.nan) for metric in METRICS}
-            | at_threshold(read_scores(cell, workspace)[0], recorded["image_threshold"])
+            | dict(zip(TEST_IMAGES, counts, strict=True))
+            | {metric: (metrics | pixel[cell]).get(metric, np.nan) for metric in METRICS}
+            | rates
             | {name: recorded[name] for name in (*COSTS, "commit", "data_hash", "tuned", *HARDWARE)}
         )
     return rows
 
 
-def at_threshold(scores: pd.DataFrame, threshold: float) -> dict[str, float]:
-    """Shares of normal images called anomalous, and of defective ones called normal; NaN where there are none."""
-    anomalous = (scores["image_score"] > threshold).to_numpy()
-    defective = (scores["label"] == 1).to_numpy()
-    alarms, misses = anomalous[~defective], ~anomalous[defective]
-    return {name: float(w.mean()) if len(w) else np.nan for name, w in (("false_alarms", alarms), ("misses", misses))}
+def _pixel_metrics(
+    maps: dict[Cell, np.ndarray], test: pd.DataFrame, dataset: Path, protocol: Protocol
+) -> dict[Cell, dict[str, float]]:
+    """Pixel metrics of cells from their maps of the test images, a few images at a time; none without any mask."""
+    if not (test["mask"] != "").any():
+        return {cell: {} for cell in maps}
+    counted: dict[Cell, PixelCounts] = {}
+    for cell in maps:
+        with _named(cell):
+            counted[cell] = PixelCounts.spanning(maps[cell])
+    with_truth = np.flatnonzero((test["label"] == 0) | (test["mask"] != ""))
+    for start in range(0, len(with_truth), _BATCH):
+        batch = with_truth[start : start + _BATCH]
+        truth = Truth(_masks(dataset, test["mask"].iloc[batch], protocol))
+        for cell, counts in counted.items():
+            with _named(cell):
+                counts.add(truth, upsample(maps[cell][batch], protocol.map_size))
+    metrics = {}
+    for cell, counts in counted.items():
+        with _named(cell):
+            metrics[cell] = counts.metrics()
+    return metrics
+
+
+def _inference_ms(cell: Cell, workspace: Workspace) -> float:
+    measured = read_score_record(cell, workspace)["inference_ms"]
+    return np.nan if measured is None else measured
 
 
 @contextmanager
@@ -154,21 +182,24 @@ def _of(method: str, table: pd.DataFrame) -> pd.DataFrame:
     return table.loc[table["method"] == method]
 
 
-def _row(dataset: str, category: str, method: str, values: pd.DataFrame) -> dict[str, Any]:
-    """One row of the leaderboard from one row of values per seed; a missing value makes its mean missing."""
+def _row(dataset: str, category: str, method: str, cells: pd.DataFrame) -> dict[str, Any]:
+    """One row of the leaderboard from rows of cells.csv: each seed's mean over the categories that have a figure."""
+    values = cells.loc[:, ["seed", *METRICS, *AT_THRESHOLD, *COSTS]].groupby("seed").mean()
     row: dict[str, Any] = {"dataset": dataset, "category": category, "method": method, "n_seeds": len(values)}
+    for column, figure in AVERAGED.items():
+        row[column] = cells.loc[cells[figure].notna(), "category"].nunique()
     for metric in METRICS:
-        row[f"{metric}_mean"] = values[metric].mean(skipna=False)
-        row[f"{metric}_std"] = values[metric].std(ddof=1, skipna=False)
+        row[f"{metric}_mean"] = values[metric].mean()
+        row[f"{metric}_std"] = values[metric].std(ddof=1)
     return row | {name: values[name].mean() for name in (*AT_THRESHOLD, *COSTS)}
 
 
 def dataset_means(board: pd.DataFrame) -> dict[str, dict[str, dict[str, float]]]:
-    """Nested as ``dvc metrics show`` prints it, to six decimals: dataset, method, metric."""
+    """Nested as ``dvc metrics show`` prints it, to six decimals: dataset, method, figure."""
     tree: dict[str, dict[str, dict[str, float]]] = {}
     for _, row in board.loc[board["category"] == MEAN].iterrows():
-        means = {metric: row[f"{metric}_mean"] for metric in METRICS}
+        means = {metric: row[f"{metric}_mean"] for metric in METRICS} | {name: row[name] for name in AT_THRESHOLD}
         tree.setdefault(row["dataset"], {})[row["method"]] = {
-            metric: round(mean, 6) for metric, mean in means.items() if not np.isnan(mean)
-        }
+            name: round(mean, 6) for name, mean in means.items() if not np.isnan(mean)
+        } | {name: int(row[name]) for name in AVERAGED}
     return tree

@@ -39,8 +39,32 @@ class _Task:
     keys: dict[Cell, str]
 
 
+@dataclass(frozen=True)
+class _Scores:
+    """What a cell says of the N test images of its category.
+
+    Attributes:
+        image: (N,).
+        maps: (N, h, w).
+        by_step: image scores by the weights of each evaluation of its training; may be empty.
+        inference_ms: per image; None without images.
+        device: that computed; None without images.
+    """
+
+    image: np.ndarray
+    maps: np.ndarray
+    by_step: dict[int, np.ndarray]
+    inference_ms: float | None
+    device: str | None
+
+
+_NO_SCORES = _Scores(np.empty(0), np.empty((0, 1, 1)), {}, None, None)
+
+
 def run(params: Params, dataset: str, workspace: Workspace) -> None:
     """Score the test images of a dataset with those cells that have no scores of them yet.
+
+    A cell of a category without test images has an empty table of scores.
 
     Raises:
         CellError: a cell is not trained.
@@ -57,6 +81,11 @@ def run(params: Params, dataset: str, workspace: Workspace) -> None:
         if not (is_scored(cell, workspace) and read_score_record(cell, workspace)["score_key"] == key):
             rows = category_rows(plan.manifest, cell.category, "test")
             tasks.setdefault(cell.category, _Task(rows, {})).keys[cell] = key
+    for category in [category for category, task in tasks.items() if task.rows.empty]:
+        task = tasks.pop(category)
+        for cell in task.keys:
+            _store(task, cell, _NO_SCORES, workspace)
+        print(f"{dataset} {category}: no test images", flush=True)
     if not tasks:
         return
     with cluster.session(params.resources):
@@ -90,26 +119,32 @@ def _score_category(task: _Task, workspace: Workspace, threads: int) -> float:
     evaluate(list(evaluations.values()), [data / path for path in task.rows["path"]], device)
     seconds = time.perf_counter() - begin
     for cell, evaluation in evaluations.items():
-        with folder_atomically(workspace.score(cell)) as folder:
-            _write(folder, task.rows, evaluation)
-            record = {
-                "key": cell.key,
-                "score_key": task.keys[cell],
-                "test_hash": data_hash(task.rows),
-                "inference_ms": 1000 * evaluation.seconds / len(task.rows),
-                "device": device_name(device),
-            }
-            write_json(folder / SCORED, record)
+        scores = _Scores(
+            np.concatenate(evaluation.scores),
+            np.concatenate(evaluation.maps),
+            {step: np.concatenate(of_step) for step, of_step in sorted(evaluation.eval_scores.items())},
+            1000 * evaluation.seconds / len(task.rows),
+            device_name(device),
+        )
+        _store(task, cell, scores, workspace)
     return seconds
 
 
-def _write(folder: Path, rows: pd.DataFrame, evaluation: Evaluation) -> None:
-    table = rows[["path", "label", "defect", "mask"]].assign(image_score=np.concatenate(evaluation.scores))
-    table.to_csv(folder / "scores.csv", index=False)
-    np.save(folder / "maps.npy", np.concatenate(evaluation.maps).astype(np.float32))
-    if evaluation.eval_scores:
-        columns = {step: np.concatenate(scores) for step, scores in sorted(evaluation.eval_scores.items())}
-        pd.DataFrame(columns).to_csv(folder / EVAL_SCORES, index=False)
+def _store(task: _Task, cell: Cell, scores: _Scores, workspace: Workspace) -> None:
+    with folder_atomically(workspace.score(cell)) as folder:
+        table = task.rows[["path", "label", "defect", "mask"]].assign(image_score=scores.image)
+        table.to_csv(folder / "scores.csv", index=False)
+        np.save(folder / "maps.npy", scores.maps.astype(np.float32))
+        if scores.by_step:
+            pd.DataFrame(scores.by_step).to_csv(folder / EVAL_SCORES, index=False)
+        record = {
+            "key": cell.key,
+            "score_key": task.keys[cell],
+            "test_hash": data_hash(task.rows),
+            "inference_ms": scores.inference_ms,
+            "device": scores.device,
+        }
+        write_json(folder / SCORED, record)
 
 
 def _eval_scorers(folder: Path, detector: Detector) -> dict[int, FlowScorer]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from clflow.config.params import Params
 from clflow.metrics import METRICS
+from clflow.rates import AT_THRESHOLD
 from pipelines.reporting import gallery
 from pipelines.reporting.pages import write_pages
 from pipelines.tracking.executions import Executions
 from pipelines.tracking.tracker import Tracker
 from pipelines.workspace.cells import Cell
 from pipelines.workspace.paths import Workspace
-from pipelines.workspace.results import AT_THRESHOLD, cells_of, read_table
+from pipelines.workspace.results import cells_of, read_table
 
 
 def run(params: Params, workspace: Workspace) -> None:
@@ -25,11 +26,15 @@ def publish(params: Params, workspace: Workspace) -> None:
 
 
 def sync(params: Params, wanted: list[Cell], workspace: Workspace) -> Tracker:
-    """Bring to MLflow what it does not have of the cells that are trained, and of the results that are reported."""
+    """Bring to MLflow what it does not have of the cells that are trained, and of the results that are reported.
+
+    Without test images, a cell has no results.
+    """
     tracker = Tracker.connect(params, workspace)
     tracker.sync(wanted, workspace)
     if workspace.cells_table.exists():
         table = read_table(workspace.cells_table)
+        table = table.loc[table["test_good"] + table["test_defective"] > 0]
         metrics = table.loc[:, [*METRICS, *AT_THRESHOLD]].to_dict("records")
         rows = [(cell, row) for cell, row in zip(cells_of(table), metrics, strict=True) if cell in wanted]
         tracker.sync_results(rows, lambda cell: gallery.cell_sheet(cell, params.protocol, workspace))

@@ -12,15 +12,16 @@ import pandas as pd
 from clflow.errors import CellError, DataError
 from clflow.files import read_json
 from clflow.metrics import METRICS
+from clflow.rates import AT_THRESHOLD
 from pipelines.workspace.cells import EVAL_SCORES, MARKER, SCORED, Cell, is_complete
 from pipelines.workspace.paths import Workspace
 
 COSTS = ("train_seconds", "params_added", "inference_ms")
-"""What a cell costs: its training, the trainable parameters beyond the backbone's, and the milliseconds per test image
-from pixels to scores, in the batches of the evaluation and beside whatever else ran."""
+"""What a cell costs: its training, the trainable parameters beyond the backbone's, and, if there are any, the
+milliseconds per test image from pixels to scores, in the batches of the evaluation and beside whatever else ran."""
 
-AT_THRESHOLD = ("false_alarms", "misses")
-"""Shares of the normal and of the defective test images that the stored threshold judges wrongly."""
+TEST_IMAGES = ("test_good", "test_defective", "test_masks")
+"""How many test images a category has: normal ones, defective ones, and masks of these."""
 
 HARDWARE = ("device", "arithmetic")
 """What trained a cell: the device, and the precision of the flow's subnetworks while training."""
@@ -29,7 +30,7 @@ MEAN = "mean"
 """What stands in place of a category in the leaderboard's rows over all categories of a dataset."""
 
 CELL_COLUMNS = (
-    *("dataset", "category", "method", "seed", "train_images"),
+    *("dataset", "category", "method", "seed", "train_images", *TEST_IMAGES),
     *METRICS,
     *AT_THRESHOLD,
     *COSTS,
@@ -101,6 +102,21 @@ def read_scores(cell: Cell, workspace: Workspace) -> tuple[pd.DataFrame, np.ndar
     if len(scores) != len(maps):
         raise CellError(f"{folder} holds {len(scores)} scores but {len(maps)} maps; evaluate the cell again.")
     return scores.astype({"label": int, "image_score": float}), maps
+
+
+def has_both_classes(scores: pd.DataFrame) -> bool:
+    """Whether some of the scored images are normal and some defective, without which there are no image metrics."""
+    return scores["label"].nunique() == 2
+
+
+def missing_images(good: int, defective: int, masks: int) -> str:
+    """What a test set lacks, in words, so that some figures do not exist; empty if nothing."""
+    if not (good or defective):
+        return "no test images"
+    if not defective:
+        return "no defective test images"
+    lacks = {"no normal test images": good, "no masks": masks}
+    return " and ".join(words for words, count in lacks.items() if not count)
 
 
 def read_eval_scores(cell: Cell, workspace: Workspace) -> pd.DataFrame | None:

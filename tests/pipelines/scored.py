@@ -35,15 +35,18 @@ class Scored:
         methods: tuple[str, ...],
         seeds: tuple[int, ...],
         with_mask: int = DEFECTIVE,
+        test: dict[str, tuple[int, int]] | None = None,
     ) -> Scored:
-        """Dataset "parts"; the first ``with_mask`` defective images of each category have a mask."""
+        """Dataset "parts"; the first ``with_mask`` defective images of each category have a mask, and the categories of
+        ``test`` have so many defective and normal test images."""
         tree = parameters.load(Path(__file__).parents[2] / "params.yaml").model_dump(mode="json")
         tree["benchmark"] |= {"datasets": ["parts"], "methods": list(methods), "seeds": list(seeds)}
         tree["data"] = {"parts": {"source": None, "categories": list(categories)}}
         tree["protocol"] |= {"map_size": SIZE}
         params = Params.model_validate_json(json.dumps(tree))
         workspace = Workspace(folder)
-        rows = [row for category in categories for row in _draw(workspace.data("parts"), category, with_mask)]
+        counts = dict.fromkeys(categories, (DEFECTIVE, NORMAL)) | (test or {})
+        rows = [row for name in categories for row in _draw(workspace.data("parts"), name, *counts[name], with_mask)]
         write_manifest(workspace.data("parts"), pd.DataFrame(rows))
         cells = [
             Cell("parts", category, method, seed, fingerprint([category, method, seed]), 9)
@@ -60,7 +63,8 @@ class Scored:
         return category_rows(read_manifest(self.workspace.data("parts")), category, "test")
 
     def masks(self, category: str) -> np.ndarray:
-        return np.stack([_mask(number) & bool(mask) for number, mask in enumerate(self.test_rows(category)["mask"])])
+        masks = [_mask(number) & bool(mask) for number, mask in enumerate(self.test_rows(category)["mask"])]
+        return np.array(masks, bool).reshape(-1, SIZE, SIZE)
 
     def write_maps(self, cell: Cell, maps: np.ndarray) -> None:
         np.save(self.workspace.score(cell) / "maps.npy", maps.astype(np.float32))
@@ -74,7 +78,8 @@ class Scored:
         scores = scores.assign(image_score=rng.normal(size=len(rows)) + rows["label"])
         scores.to_csv(self.workspace.score(cell) / "scores.csv", index=False)
         self.write_maps(cell, maps)
-        record = {"key": cell.key, "score_key": fingerprint([cell.key, "scores"]), "inference_ms": 12.5}
+        record = {"key": cell.key, "score_key": fingerprint([cell.key, "scores"])}
+        record["inference_ms"] = 12.5 if len(rows) else None
         write_json(self.workspace.score(cell) / SCORED, record)
         folder = self.workspace.run(cell)
         folder.mkdir(parents=True)
@@ -99,14 +104,20 @@ class Scored:
         )
 
 
-def _draw(data: Path, category: str, with_mask: int) -> list[dict[str, object]]:
-    """Write the test images and masks of a category, defects first by path; return their manifest rows."""
-    rows = []
-    for number in range(DEFECTIVE + NORMAL):
-        defective = number < DEFECTIVE
+def _draw(data: Path, category: str, defects: int, normals: int, with_mask: int) -> list[dict[str, object]]:
+    """Write the test images and masks of a category, defects first by path; return the rows of its manifest."""
+    rows: list[dict[str, object]] = [
+        {
+            **{"category": category, "split": "train", "label": 0, "defect": "good", "mask": "", "mask_sha256": ""},
+            **{"path": f"{category}/train/good/00.png", "sha256": "7"},
+        }
+    ]
+    for number in range(defects + normals):
+        defective = number < defects
         defect = "dent" if defective else "good"
         image = Path(category, "test", defect, f"{number:02}.png")
-        mask = Path(category, "ground_truth", defect, f"{number:02}.png") if number < with_mask else None
+        has_mask = defective and number < with_mask
+        mask = Path(category, "ground_truth", defect, f"{number:02}.png") if has_mask else None
         picture = np.full((48, 48, 3), 90 + 5 * number, np.uint8)
         _save(data / image, picture)
         if mask is not None:

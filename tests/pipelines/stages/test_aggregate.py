@@ -9,7 +9,8 @@ from sklearn.metrics import roc_auc_score
 
 from clflow.errors import CellError, DataError
 from clflow.files import fingerprint, read_json, write_json
-from clflow.metrics import METRICS, PIXEL_METRICS
+from clflow.metrics import IMAGE_METRICS, METRICS, PIXEL_METRICS
+from clflow.rates import AT_THRESHOLD
 from pipelines.reporting.tables import leaderboard
 from pipelines.stages.aggregate import aggregate
 from pipelines.workspace.cells import SCORED
@@ -39,7 +40,9 @@ def table_of(rows: list[tuple[str, str, int, float]]) -> pd.DataFrame:
             {
                 **{"dataset": "d", "category": category, "method": method, "seed": seed, "train_images": 9},
                 **dict.fromkeys(METRICS, value),
-                **{"false_alarms": 0.25, "misses": value / 2},
+                **{"test_good": 4, "test_defective": 5, "test_masks": 5},
+                **{"false_alarms": 0.25, "false_alarms_lower": 0.0, "false_alarms_upper": 0.8},
+                **{"misses": value / 2, "misses_lower": 0.0, "misses_upper": value},
                 **{"train_seconds": 10.0 * seed, "params_added": 7, "inference_ms": 3.0, "key": "k", "commit": "c"},
                 **{"data_hash": "h", "tuned": False, "device": "cpu AVX2", "arithmetic": "float32"},
             }
@@ -53,12 +56,13 @@ def test_leaderboard_has_exactly_the_promised_columns_and_rows(aggregated: Score
     board = read_table(aggregated.workspace.leaderboard_table)
     assert list(board.columns) == [
         "dataset", "category", "method", "n_seeds",
+        "image_categories", "pixel_categories", "false_alarms_categories", "misses_categories",
         "image_auroc_mean", "image_auroc_std", "image_ap_mean", "image_ap_std",
         "image_f1max_mean", "image_f1max_std",
         "pixel_auroc_mean", "pixel_auroc_std", "pixel_ap_mean", "pixel_ap_std",
         "pixel_f1max_mean", "pixel_f1max_std",
         "aupro_30_mean", "aupro_30_std", "aupro_05_mean", "aupro_05_std",
-        "false_alarms", "misses",
+        "false_alarms", "false_alarms_lower", "false_alarms_upper", "misses", "misses_lower", "misses_upper",
         "train_seconds", "params_added", "inference_ms",
     ]  # fmt: skip
     assert board[["category", "method"]].to_numpy().tolist() == [
@@ -78,6 +82,8 @@ def test_means_and_deviations_by_hand() -> None:
     assert board["train_seconds"].to_dict() == {"a": 5.0, "b": 5.0, "mean": 5.0}
     assert board["false_alarms"].to_dict() == {"a": 0.25, "b": 0.25, "mean": 0.25}
     assert board["misses"].to_dict() == pytest.approx({"a": 0.425, "b": 0.275, "mean": 0.35})
+    assert board["misses_upper"].to_dict() == pytest.approx({"a": 0.85, "b": 0.55, "mean": 0.7})
+    assert board["image_categories"].to_dict() == {"a": 1, "b": 1, "mean": 2}
     assert board["params_added"].to_dict() == {"a": 7.0, "b": 7.0, "mean": 7.0}
 
 
@@ -98,6 +104,21 @@ def test_a_seed_that_lacks_a_category_is_left_out_of_the_mean_over_categories() 
     assert np.isnan(without_b["image_auroc_mean"]["mean"])
 
 
+def test_a_mean_is_over_the_categories_that_have_the_figure_and_says_over_how_many() -> None:
+    rows = [("a", 0.8), ("a", 0.9), ("b", 0.4), ("b", 0.7), ("c", 0.5), ("c", 0.5)]
+    table = table_of([(category, "m", seed % 2, value) for seed, (category, value) in enumerate(rows)])
+    table.loc[table["category"] == "b", list(PIXEL_METRICS)] = np.nan  # no masks
+    table.loc[table["category"] == "c", [*METRICS, *(name for name in AT_THRESHOLD if "misses" in name)]] = np.nan
+    board = leaderboard(table, cells_of(table)).set_index("category")
+    mean = board.loc["mean"]
+    assert mean["image_auroc_mean"] == pytest.approx(0.7) and mean["image_auroc_std"] == pytest.approx(0.2 / 2**0.5)
+    assert mean["pixel_ap_mean"] == pytest.approx(0.85)
+    counts = ["image_categories", "pixel_categories", "false_alarms_categories", "misses_categories"]
+    assert mean[counts].tolist() == [2, 1, 3, 2]
+    assert board.loc["c", counts].tolist() == [0, 0, 1, 0]
+    assert np.isnan(board.loc["c", "image_auroc_mean"]) and np.isnan(board.loc["b", "aupro_30_mean"])
+
+
 def test_cells_carry_recomputed_metrics_and_provenance(aggregated: Scored) -> None:
     table = read_table(aggregated.workspace.cells_table)
     assert tuple(table.columns) == CELL_COLUMNS
@@ -110,7 +131,9 @@ def test_cells_carry_recomputed_metrics_and_provenance(aggregated: Scored) -> No
     anomalous = scores["image_score"] > 0.5  # the threshold that is stored with the cell
     assert first["false_alarms"] == pytest.approx(anomalous[scores["label"] == 0].mean())
     assert first["misses"] == pytest.approx(1 - anomalous[scores["label"] == 1].mean())
-    assert 0 < first["false_alarms"] < 1 and 0 < first["misses"] < 1
+    for rate in ("false_alarms", "misses"):
+        assert 0 <= first[f"{rate}_lower"] < first[rate] < first[f"{rate}_upper"] <= 1
+    assert first[["test_good", "test_defective", "test_masks"]].tolist() == [6, 6, 6]
     assert table.loc[:, METRICS].notna().to_numpy().all()
 
 
@@ -126,7 +149,9 @@ def test_metrics_json_and_protocol_json(aggregated: Scored) -> None:
     board = read_table(aggregated.workspace.leaderboard_table)
     metrics = read_json(aggregated.workspace.metrics)
     assert list(metrics["parts"]) == ["clflow", "fastflow"]
-    assert list(metrics["parts"]["clflow"]) == list(METRICS)
+    counts = {"image_categories": 2, "pixel_categories": 2, "false_alarms_categories": 2, "misses_categories": 2}
+    assert list(metrics["parts"]["clflow"]) == [*METRICS, *AT_THRESHOLD, *counts]
+    assert counts.items() <= metrics["parts"]["clflow"].items()
     mean = board.loc[(board["category"] == "mean") & (board["method"] == "clflow"), "image_ap_mean"].item()
     assert metrics["parts"]["clflow"]["image_ap"] == round(mean, 6)
     protocol = read_json(aggregated.workspace.protocol)
@@ -186,8 +211,33 @@ def test_defects_without_masks_leave_pixel_metrics_empty(tmp_path: Path) -> None
     board = aggregate(scored.cells, scored.params, scored.workspace)
     assert board["image_auroc_mean"].notna().to_numpy().all()
     assert board["aupro_30_mean"].isna().to_numpy().all()
-    metrics = read_json(scored.workspace.metrics)
-    assert list(metrics["parts"]["clflow"]) == ["image_auroc", "image_ap", "image_f1max"]
+    metrics = read_json(scored.workspace.metrics)["parts"]["clflow"]
+    assert metrics.keys() & set(METRICS) == {"image_auroc", "image_ap", "image_f1max"}
+    assert (metrics["image_categories"], metrics["pixel_categories"]) == (1, 0)
+
+
+def test_what_no_test_image_tells_is_empty(tmp_path: Path) -> None:
+    test = {"sound": (0, 6), "broken": (6, 0), "new": (0, 0)}
+    scored = Scored.make(tmp_path, ("nut", *test), ("clflow",), (0, 1), test=test)
+    board = aggregate(scored.cells, scored.params, scored.workspace).set_index("category")
+    table = read_table(scored.workspace.cells_table).set_index("category")
+    known = {category: set(table.columns[table.loc[category].notna().all()]) for category in ("nut", *test)}
+    rates = {name: {each for each in AT_THRESHOLD if each.startswith(name)} for name in ("false_alarms", "misses")}
+    assert known["nut"] - known["sound"] == set(METRICS) | rates["misses"]
+    assert known["nut"] - known["broken"] == set(IMAGE_METRICS) | rates["false_alarms"]
+    assert known["nut"] - known["new"] == {*METRICS, *AT_THRESHOLD, "inference_ms"}
+    assert board.loc["mean", "image_auroc_mean"] == pytest.approx(board.loc["nut", "image_auroc_mean"])
+    assert board.loc["mean", "false_alarms"] == pytest.approx(board.loc[["nut", "sound"], "false_alarms"].mean())
+    assert board.loc["mean", "inference_ms"] == 12.5
+    metrics = read_json(scored.workspace.metrics)["parts"]["clflow"]
+    assert [metrics[f"{name}_categories"] for name in ("image", "pixel", "false_alarms", "misses")] == [1, 2, 2, 2]
+
+
+def test_nothing_but_new_categories_makes_an_empty_table(tmp_path: Path) -> None:
+    scored = Scored.make(tmp_path, ("new",), ("clflow",), (0,), test={"new": (0, 0)})
+    board = aggregate(scored.cells, scored.params, scored.workspace)
+    assert board[["image_auroc_mean", "false_alarms", "inference_ms"]].isna().to_numpy().all()
+    assert set(read_json(scored.workspace.metrics)["parts"]["clflow"].values()) == {0}
 
 
 def test_a_defect_without_a_mask_does_not_count_for_pixel_metrics(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The fetch stage: relative sources, the cache folder and what is printed."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,21 @@ def test_stage_fetches_and_sums_up(params: Params, tmp_path: Path, capsys: pytes
     ]
     assert (workspace.data("folder") / "manifest.csv").is_file()
     assert workspace.fetch_record("folder").is_file()
+
+
+def test_what_a_new_line_does_not_have_yet_is_told(
+    params: Params, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bottle, grid = (write_mvtec(tmp_path / "photographs", category) for category in ("bottle", "grid"))
+    for gone in (bottle / "test/broken", bottle / "test/stain", bottle / "ground_truth", grid / "test"):
+        shutil.rmtree(gone)
+    shutil.rmtree(grid / "ground_truth")
+    run(params, "folder", Workspace(tmp_path))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1:] == [
+        "  bottle: 4 train / 2 test good / 0 test defective; no defective test images",
+        "  grid: 4 train / 0 test good / 0 test defective; no test images",
+    ]
 
 
 def test_counts_that_differ_from_the_published_ones_are_told(

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -20,7 +21,7 @@ from pipelines.reporting.plots import roc, score_histogram
 from pipelines.reporting.published import PUBLISHED
 from pipelines.stages import report
 from pipelines.stages.aggregate import aggregate
-from pipelines.workspace.cells import EVAL_SCORES, SCORED
+from pipelines.workspace.cells import EVAL_SCORES, SCORED, Cell
 from pipelines.workspace.paths import Workspace
 from pipelines.workspace.results import cells_of, read_scores, read_table
 from tests.pipelines.scored import Scored
@@ -87,7 +88,7 @@ def test_leaderboard_prints_percent_and_marks_tuned_categories(reported: Scored)
 
 def test_tables_are_rectangular(reported: Scored) -> None:
     tables = [block.splitlines() for block in text_of(reported).split("\n\n") if block.startswith("|")]
-    assert len(tables) == 4
+    assert len(tables) == 5
     for table in tables:
         assert len({line.count("|") for line in table}) == 1
 
@@ -130,12 +131,17 @@ def test_gains_are_differences_of_the_same_images_and_seeds(reported: Scored) ->
     assert f"{100 * gained['gain'].iloc[2]:+.2f}" in line
 
 
+def keep_eval_scores(scored: Scored, cell: Cell) -> None:
+    """Scores of three evaluations: all wrong, all right, and those of the last weights."""
+    scores = read_scores(cell, scored.workspace)[0]
+    right, last = scores["label"] + 0.0, scores["image_score"]
+    pd.DataFrame({5: -right, 10: right, 20: last}).to_csv(scored.workspace.score(cell) / EVAL_SCORES, index=False)
+
+
 def test_best_on_test_stands_beside_the_last_weights(tmp_path: Path) -> None:
     scored = Scored.make(tmp_path, ("nut",), ("clflow", "fastflow"), (0, 1))
     for cell in scored.cells[:2]:
-        scores = read_scores(cell, scored.workspace)[0]
-        right, last = scores["label"] + 0.0, scores["image_score"]
-        pd.DataFrame({5: -right, 10: right, 20: last}).to_csv(scored.workspace.score(cell) / EVAL_SCORES, index=False)
+        keep_eval_scores(scored, cell)
     aggregate(scored.cells, scored.params, scored.workspace)
     table = read_table(scored.workspace.cells_table)
     (row,) = best_on_test(cells_of(table), scored.workspace).to_dict("records")  # fastflow has kept nothing
@@ -160,8 +166,89 @@ def test_missing_pixel_metrics_are_blank(tmp_path: Path) -> None:
     scored = Scored.make(tmp_path, ("nut",), ("clflow",), (0,), with_mask=0)
     aggregate(scored.cells, scored.params, scored.workspace)
     report.run(scored.params, scored.workspace)
-    assert "nan" not in text_of(scored)
-    assert any(line.startswith("| nut † | ") and line.endswith(" |  |  |") for line in text_of(scored).splitlines())
+    text = text_of(scored)
+    assert "nan" not in text and "nut has no masks." in text
+    assert any(line.startswith("| nut † | ") and line.endswith(" | – | – |") for line in text.splitlines())
+
+
+def test_rates_at_the_threshold_stand_with_their_intervals(reported: Scored) -> None:
+    board = read_table(reported.workspace.leaderboard_table).set_index(["category", "method"])
+    section = text_of(reported).split("verdicts at the stored threshold")[1]
+    for category, images in (("nut", "6"), ("**mean**", "")):
+        row = board.loc[(category.strip("*"), "clflow")]
+        rates = [
+            f"{100 * row[rate]:.1f} ({100 * row[f'{rate}_lower']:.1f} to {100 * row[f'{rate}_upper']:.1f})"
+            for rate in ("false_alarms", "misses")
+        ]
+        assert f"| {category} | clflow | {images} | {rates[0]} | {images} | {rates[1]} |" in section
+
+
+class TestNewLine:
+    """Beside a category with a whole test set: one without defects, one without normal test images, one without any."""
+
+    TEST: ClassVar = {"sound": (0, 6), "broken": (6, 0), "new": (0, 0)}
+
+    @pytest.fixture(scope="class")
+    def reported(self, tmp_path_factory: pytest.TempPathFactory) -> Scored:
+        folder = tmp_path_factory.mktemp("workspace")
+        scored = Scored.make(folder, ("nut", *self.TEST), ("clflow", "fastflow"), (0, 1), test=self.TEST)
+        for cell in scored.cells[:2]:
+            keep_eval_scores(scored, cell)
+        keep_eval_scores(scored, next(cell for cell in scored.cells if cell.category == "sound"))
+        aggregate(scored.cells, scored.params, scored.workspace)
+        report.run(scored.params, scored.workspace)
+        return scored
+
+    def test_tables_name_what_is_missing(self, reported: Scored) -> None:
+        text = text_of(reported)
+        assert "nan" not in text
+        assert (
+            "**–** is a figure that does not exist: sound has no defective test images; broken has no normal test "
+            "images; new has no test images. Means are over those of the 4 categories that have the figure: image "
+            "metrics 1, pixel metrics 2, false alarms 2, misses 2." in text
+        )
+        (line,) = (line for line in text.splitlines() if line.startswith("| new | ") and line.count("|") == 8)
+        assert line == "| new | – | – | – | – | – | – |"
+        verdicts = text.split("verdicts at the stored threshold")[1]
+        assert "| new | clflow | 0 | – | 0 | – |" in verdicts
+        for table in (block.splitlines() for block in text.split("\n\n") if block.startswith("|")):
+            assert len({line.count("|") for line in table}) == 1
+
+    def test_comparisons_are_of_categories_with_both_classes(self, reported: Scored) -> None:
+        cells = reported.cells
+        gained = compare(cells, reported.workspace)
+        assert gained["category"].tolist() == ["nut", "mean"]
+        assert gained["gain"].nunique() == 1
+        assert best_on_test(cells, reported.workspace)["category"].tolist() == ["nut"]
+
+    def test_galleries_show_what_there_is(self, reported: Scored) -> None:
+        gallery = reported.workspace.gallery
+        assert {path.stem for path in (gallery / "parts").iterdir()} == {"nut", "sound", "broken"}
+        assert (gallery / "overview.png").exists()
+        index = (gallery / "index.md").read_text()
+        assert "## parts / new\n\nIt has no test images.\n" in index and "(parts/new.png)" not in index
+        assert "It has no defective test images." in index
+
+    def test_plots_leave_out_what_does_not_exist(self, reported: Scored) -> None:
+        plots = reported.workspace.plots
+        assert set(pd.read_csv(plots / "roc.csv")["category"]) == {"nut"}
+        images = pd.read_csv(plots / "image_scores.csv")
+        counts = images.loc[images["method"] == "clflow"].pivot_table("count", "category", "image", aggfunc="sum")
+        assert counts.loc["new"].to_dict() == {"normal": 0, "defective": 0, "held-out normal": 2, "synthetic": 1}
+
+
+def test_a_report_of_nothing_but_new_categories_is_written_whole(tmp_path: Path) -> None:
+    scored = Scored.make(tmp_path, ("a", "b"), ("clflow", "fastflow"), (0,), test=dict.fromkeys("ab", (0, 0)))
+    aggregate(scored.cells, scored.params, scored.workspace)
+    report.run(scored.params, scored.workspace)
+    workspace = scored.workspace
+    assert "a has no test images; b has no test images" in text_of(scored) and "nan" not in text_of(scored)
+    assert "overview" not in (workspace.gallery / "index.md").read_text()
+    assert list(pd.read_csv(workspace.plots / "roc.csv").columns) == [
+        *("dataset", "category", "method", "seed", "fpr", "tpr")
+    ]
+    pictures = {path.stem for path in workspace.plots.glob("*.png")}
+    assert pictures == {"cost", "history", "image_auroc", "image_scores"}
 
 
 def test_nothing_aggregated_is_one_clear_sentence(tmp_path: Path, reported: Scored) -> None:
