@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from scipy import stats
 
 from clflow.errors import DataError
 
@@ -42,6 +41,8 @@ class Rank:
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
         """The central interval of the false alarm rate, given the calibration images."""
+        from scipy import stats  # slow to import, and few ask for intervals
+
         low, high = stats.beta(self.images + 1 - self.rank, self.rank).interval(confidence)
         return float(low), float(high)
 

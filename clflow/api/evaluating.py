@@ -12,6 +12,7 @@ from clflow.config.layers import BASE, packaged
 from clflow.data.images import read_mask
 from clflow.data.own import OwnImages, find_test_images
 from clflow.metrics import PixelCounts, Truth, image_metrics
+from clflow.rates import rates_at
 
 _BATCH = 16
 
@@ -27,8 +28,8 @@ def evaluate(detector: Detector, folder: str | os.PathLike[str]) -> dict[str, fl
         folder: with ``test/good``, ``test/<defect>`` and, for pixel metrics, ``ground_truth/<defect>``.
 
     Returns:
-        the values of `clflow.metrics.IMAGE_METRICS`; ``false_alarms`` and ``misses``, the shares of normal images above
-        the threshold and of defective ones below it; and, with any mask, `clflow.metrics.PIXEL_METRICS`.
+        the values of `clflow.metrics.IMAGE_METRICS`, those of `clflow.rates.AT_THRESHOLD`, and, with any mask, those of
+        `clflow.metrics.PIXEL_METRICS`.
 
     Raises:
         DataError: there are no test images, all are normal or all defective, or one is damaged.
@@ -36,11 +37,8 @@ def evaluate(detector: Detector, folder: str | os.PathLike[str]) -> dict[str, fl
     found = find_test_images(Path(folder))
     rows = found.rows
     predictions = detector.predict([found.folder / path for path in rows["path"]])
-    defective = rows["label"].to_numpy() == 1
-    scores = np.array([prediction.score for prediction in predictions])
-    anomalous = np.array([prediction.is_anomalous for prediction in predictions])
-    metrics = image_metrics(rows["label"].to_numpy(), scores)
-    metrics |= {"false_alarms": float(anomalous[~defective].mean()), "misses": float(1 - anomalous[defective].mean())}
+    labels, scores = rows["label"].to_numpy(), np.array([prediction.score for prediction in predictions])
+    metrics = image_metrics(labels, scores) | rates_at(detector.threshold, labels, scores)
     if any(rows["mask"]):
         metrics |= _pixel_metrics(found, predictions, detector.image_size)
     return metrics
