@@ -75,13 +75,15 @@ def run(params: Params, dataset: str, categories: Sequence[str], workspace: Work
         out: folder for the two files.
 
     Raises:
-        ClflowError: there is no CUDA device, ``out`` holds such files of somebody else, or the dataset is not there.
+        ClflowError: there is no CUDA device, ``out`` holds such files of somebody else, the dataset is not there, or
+            the first category has no test images.
     """
     if not torch.cuda.is_available():
         raise ClflowError("no CUDA device is to be seen here; clflow bench measures a processor.")
     named = " ".join(f"--category {category}" for category in categories)
     command, outputs = f"clflow bench-accelerator --dataset {dataset} {named}", Outputs(out)
     outputs.require(command, ("accelerator.json", "accelerator.md"))
+    images = test_images(params, dataset, categories[0], workspace)
     torch.set_num_threads(os.cpu_count() or 1)  # decoding takes as many threads as torch may
     with tempfile.TemporaryDirectory() as name:
         trained = (
@@ -91,7 +93,6 @@ def run(params: Params, dataset: str, categories: Sequence[str], workspace: Work
         first = next(trained)
         cells = [first.figures, *(cell.figures for cell in trained)]
     detector = first.trained.detector
-    images = test_images(params, dataset, categories[0], workspace)
     pixels = torch.from_numpy(images.pixels)
     with FlopCounterMode(display=False) as counter:
         detector(pixels[:1].to(_DEVICE))

@@ -42,13 +42,14 @@ def run(params: Params, dataset: str, category: str, workspace: Workspace, out: 
         out: folder for the two files.
 
     Raises:
-        ClflowError: ``out`` holds such files of somebody else, the dataset is not there, or extra ``peers`` or
-            ``export`` is not installed.
+        ClflowError: ``out`` holds such files of somebody else, the dataset is not there, the category has no test
+            images, or extra ``peers`` or ``export`` is not installed.
     """
     command, outputs = f"clflow bench --dataset {dataset} --category {category}", Outputs(out)
     outputs.require(command, ("bench.json", "bench.md"))
     threads = params.resources.cpus_per_worker
     machine = observe(threads, EXTRAS)
+    images = measure.test_images(params, dataset, category, workspace)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         training, seed = [], params.benchmark.seeds[0]
@@ -68,7 +69,6 @@ def run(params: Params, dataset: str, category: str, workspace: Workspace, out: 
         ]
         if computes_bfloat16(torch.device("cpu")):  # elsewhere OpenVINO would compute in float32 all the same
             engines.append(Engine(METHODS[0], measure.REDUCED, folder / "openvino"))
-        images = measure.test_images(params, dataset, category, workspace)
         rounds: list[list[dict[str, Any]]] = []
         for number in range(ROUNDS):
             print(f"inference, round {number + 1} of {ROUNDS}", flush=True)

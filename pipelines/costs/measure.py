@@ -176,6 +176,7 @@ def grow(params: Params, dataset: str, method: str, job: Job, workspace: Workspa
     """Synthesize and train all cells of a job, score the test images of its first category by the first of them, and
     say what each took."""
     params = params.model_copy(update={"protocol": params.protocol.model_copy(update={"image_size": job.image_size})})
+    images = test_images(params, dataset, job.categories[0], workspace)
     synthesis_cpu_s, cells = 0.0, []
     with tempfile.TemporaryDirectory() as name:
         scratch = Workspace(Path(name))
@@ -190,7 +191,6 @@ def grow(params: Params, dataset: str, method: str, job: Job, workspace: Workspa
             for seed in job.seeds:
                 case = Case(params, dataset, category, method, seed, scratch, scratch.root / "cache")
                 cells.append(train(case, scratch.root / f"detector-{len(cells)}", threads))
-        images = test_images(params, dataset, job.categories[0], workspace)
         inferred = infer(Engine(method, "eager", scratch.root / "detector-0"), images, threads)
     first = cells[:: len(job.seeds)]  # of each category: it made the features that its other seeds read
     return {

@@ -59,7 +59,8 @@ def run(params: Params, dataset: str, category: str, workspace: Workspace, out: 
         out: folder for the three files.
 
     Raises:
-        ClflowError: ``out`` holds such files of somebody else, or the dataset is not there.
+        ClflowError: ``out`` holds such files of somebody else, the dataset is not there, or the category has no test
+            images.
     """
     command, outputs = f"clflow bench --growth --dataset {dataset} --category {category}", Outputs(out)
     outputs.require(command, ("growth.json", "growth.md", FIGURE))

@@ -9,12 +9,13 @@ from types import ModuleType
 import pytest
 import torch
 
-from clflow.errors import ClflowError
+from clflow.errors import ClflowError, DataError
 from clflow.files import read_json
 from clflow.metrics import image_metrics
 from clflow.precision import computes_bfloat16
 from pipelines.costs import accelerator, bench, measure, scaling
 from tests import tiny
+from tests.pipelines.scored import Scored
 from tests.pipelines.trained import Trained
 
 
@@ -94,6 +95,13 @@ def test_bench_says_which_package_it_needs(trained: Trained, tmp_path: Path, mon
     with pytest.raises(ClflowError, match=r"needs no-such-runtime; pip install 'clflow\[export\]'"):
         bench.run(trained.params, "folder", "disc", trained.workspace, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_category_without_test_images_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    scored = Scored.make(tmp_path, ("new",), ("clflow",), (0,), test={"new": (0, 0)})
+    with pytest.raises(DataError, match="parts/new has no test images"):
+        bench.run(scored.params, "parts", "new", scored.workspace, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_figures_of_another_category_are_not_replaced(trained: Trained, tmp_path: Path) -> None:
