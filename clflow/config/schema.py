@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from clflow.metrics import METRICS
+from clflow.rates import RATES
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Weight = Annotated[float, Field(ge=0)]
@@ -286,28 +287,38 @@ class Tune(Section):
     space: Annotated[dict[str, Distribution], Field(min_length=1)]
 
 
+VALIDATION = ("validation", "validation_auroc", "validation_aupro")
+"""Figures of held-out normal images and synthetic anomalies, at the end of a training; no test image is in them."""
+
+FLOORS = (*METRICS, *VALIDATION)
+CEILINGS = tuple(f"{rate}{bound}" for rate in RATES for bound in ("", "_upper"))
+
+
 class Promotion(Section):
     """When a cell's model becomes champion of its category.
 
-    It must reach every metric of ``floors`` and stay within ``latency_ms`` per image, and the lower ``confidence``
-    bound of its gain in image AUROC over the champion must lie above ``margin`` (negative: how much worse is still
-    welcome). ``method`` and ``seed`` name the cell, so that no seed is picked by its test result; ``datasets`` are
-    promoted by the DVC stage.
+    It must reach every figure of ``floors``, metrics of the test set or of validation; exceed none of ``ceilings``,
+    rates at the stored threshold or the upper bounds of their intervals; and stay within ``latency_ms`` per image. The
+    lower ``confidence`` bound of its gain in image AUROC over the champion must lie above ``margin`` (negative: how
+    much worse is still welcome). ``method`` and ``seed`` name the cell, so that no seed is picked by its test result;
+    ``datasets`` are promoted by the DVC stage.
     """
 
     datasets: tuple[Name, ...]
     method: Name
     seed: Annotated[int, Field(ge=0)]
     floors: dict[str, Annotated[float, Field(ge=0, le=1)]]
+    ceilings: dict[str, Annotated[float, Field(ge=0, le=1)]]
     latency_ms: Annotated[float, Field(gt=0)]
     margin: Annotated[float, Field(gt=-1, lt=1)]
     confidence: Fraction
 
     @model_validator(mode="after")
-    def _metrics(self) -> Self:
-        for metric in self.floors:
-            if metric not in METRICS:
-                raise ValueError(f"floors names {metric!r}, which is no metric; there are {', '.join(METRICS)}")
+    def _figures(self) -> Self:
+        for key, known in (("floors", FLOORS), ("ceilings", CEILINGS)):
+            for figure in getattr(self, key):
+                if figure not in known:
+                    raise ValueError(f"{key} names {figure!r}; it may name {', '.join(known)}")
         return self
 
 

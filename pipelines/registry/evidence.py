@@ -14,14 +14,24 @@ import numpy as np
 import pandas as pd
 
 from clflow.config.params import Params
+from clflow.config.schema import VALIDATION
 from clflow.data.manifest import category_rows, data_hash, read_manifest
 from clflow.errors import DataError, PromotionError
 from clflow.files import file_sha256, fingerprint, read_json, write_json
-from clflow.metrics import METRICS, image_metrics
+from clflow.metrics import IMAGE_METRICS, METRICS, image_metrics
+from clflow.rates import rates_at
 from pipelines.workspace import cells
 from pipelines.workspace.cells import Cell
 from pipelines.workspace.paths import Workspace
-from pipelines.workspace.results import cells_of, is_scored, read_cell, read_table
+from pipelines.workspace.results import (
+    cells_of,
+    has_both_classes,
+    is_scored,
+    missing_images,
+    read_cell,
+    read_history,
+    read_table,
+)
 
 FILE, SCORES = "evidence.json", "scores.csv"
 _IMAGE = ["path", "label"]
@@ -37,9 +47,10 @@ class Evidence:
         data_hash: of its training images.
         test_hash: of the test images that were scored.
         protocol: block of the parameters under which it was measured.
-        metrics: those that exist; without any mask there are no pixel metrics.
+        metrics: figures that exist: metrics of the test images, rates at the stored threshold with their bounds, and
+            figures of validation. Without any mask there are no pixel metrics, and so on.
         files: path in the cell's folder to SHA-256.
-        scores: ``path``, ``label`` and ``image_score`` of every test image.
+        scores: ``path``, ``label`` and ``image_score`` of every test image; there may be none.
     """
 
     cell: Cell
@@ -59,6 +70,12 @@ class Evidence:
     def record(self) -> str:
         """Hash of cell.json, which no two trainings of the cell write alike."""
         return self.files[cells.MARKER]
+
+    @property
+    def missing(self) -> str:
+        """What its test images lack, in words, so that some figures do not exist; empty if nothing."""
+        labels = self.scores["label"]
+        return missing_images(int((labels == 0).sum()), int((labels == 1).sum()), int("pixel_auroc" in self.metrics))
 
     def write(self, folder: Path) -> None:
         """Write evidence.json and scores.csv."""
@@ -148,7 +165,7 @@ def of_workspace(params: Params, dataset: str, category: str, workspace: Workspa
         data_hash=record["data_hash"],
         test_hash=test_hash,
         protocol=protocol,
-        metrics=_metrics(cell, row, scores),
+        metrics=_metrics(cell, row, scores, record["image_threshold"]) | _validation(cell, workspace),
         files=file_hashes(workspace.run(cell)),
         scores=scores,
     )
@@ -169,15 +186,24 @@ def _aggregated(params: Params, dataset: str, category: str, workspace: Workspac
     return cell, rows.to_dict("records")[0]
 
 
-def _metrics(cell: Cell, row: dict[Any, Any], scores: pd.DataFrame) -> dict[str, float]:
-    """Image metrics from the scores and pixel metrics from the row, which must be of the same scores."""
+def _metrics(cell: Cell, row: dict[Any, Any], scores: pd.DataFrame, threshold: float) -> dict[str, float]:
+    """Image metrics and rates from the scores and pixel metrics from the row, which must be of the same scores."""
+    labels, image_scores = scores["label"].to_numpy(), scores["image_score"].to_numpy()
     try:
-        computed = image_metrics(scores["label"].to_numpy(), scores["image_score"].to_numpy())
+        of_images = image_metrics(labels, image_scores) if has_both_classes(scores) else {}
+        computed = dict.fromkeys(IMAGE_METRICS, np.nan) | of_images | rates_at(threshold, labels, image_scores)
     except (ValueError, DataError) as error:
         raise PromotionError(f"the metrics of cell {cell.name} cannot be computed: {error}") from None
-    if not all(np.isclose(row[name], value, rtol=0, atol=1e-9) for name, value in computed.items()):
+    if not all(np.isclose(row[name], value, rtol=0, atol=1e-9, equal_nan=True) for name, value in computed.items()):
         raise PromotionError(f"reports/cells.csv is of other scores than cell {cell.name} has now; aggregate again.")
-    return {name: float(row[name]) for name in METRICS if pd.notna(row[name])} | computed
+    figures = {name: row[name] for name in METRICS} | computed
+    return {name: float(value) for name, value in figures.items() if pd.notna(value)}
+
+
+def _validation(cell: Cell, workspace: Workspace) -> dict[str, float]:
+    """Figures of validation at the end of the training."""
+    last = read_history(cell, workspace).iloc[-1]
+    return {name: float(last[name]) for name in VALIDATION if name in last}
 
 
 def _require_same_protocol(have: dict[str, Any], wanted: dict[str, Any], verb: str, advice: str) -> None:

@@ -1,4 +1,4 @@
-"""The judgement of a model: floors of its metrics, its latency here, and its gain over the champion."""
+"""The judgement of a model: floors and ceilings of its figures, its latency here, and its gain over the champion."""
 
 from __future__ import annotations
 
@@ -14,12 +14,15 @@ import pandas as pd
 import torch
 
 from clflow.bootstrap import Gain, paired_gain
-from clflow.config.schema import Promotion
+from clflow.config.schema import VALIDATION, Promotion
 from clflow.errors import PromotionError
+from clflow.files import read_json
 from clflow.methods.loading import load_detector
 from clflow.model.detector import Detector
 from clflow.score import image_batches
+from clflow.training.outcome import HELD_OUT_FILE
 from pipelines.registry.evidence import Evidence
+from pipelines.workspace.cells import MARKER
 
 _WARM_UPS, _PASSES = 3, 20
 _BATCH = 16
@@ -32,7 +35,7 @@ class Judgement:
     Attributes:
         wins: it may.
         reasons: what speaks against it, or else what speaks for it.
-        gain: in image AUROC over the champion; None if there is no champion.
+        gain: in AUROC over the champion; None if there is no champion.
         latency_ms: median per image.
         machine: where that was measured.
     """
@@ -44,44 +47,85 @@ class Judgement:
     machine: str
 
 
-def judge(evidence: Evidence, folder: Path, champion: pd.DataFrame | None, rules: Promotion) -> Judgement:
+@dataclass(frozen=True)
+class Comparison:
+    """What a model is compared with the champion by.
+
+    Attributes:
+        figure: in words.
+        scores: ``path``, ``label`` and ``image_score`` of images.
+        champion: the same by the champion.
+        note: what there is to say of it.
+    """
+
+    figure: str
+    scores: pd.DataFrame
+    champion: pd.DataFrame
+    note: str = ""
+
+
+def judge(evidence: Evidence, folder: Path, comparison: Comparison | None, rules: Promotion) -> Judgement:
     """Judge a model.
 
     Args:
         evidence: for it.
         folder: its detector.
-        champion: the scores of the champion, on the same test images.
-        rules: floors, limit of the latency, margin and confidence.
+        comparison: with the champion, if there is one.
+        rules: floors, ceilings, limit of the latency, margin and confidence.
 
     Raises:
         PromotionError: the scores are not of the same images.
         WeightsError: the weights of the detector's backbone are not here.
     """
     latency, machine = measure_latency(load_detector(folder)), describe_machine()
-    against = _below_floors(evidence.metrics, rules.floors)
+    against = [*_below_floors(evidence, rules.floors), *_above_ceilings(evidence, rules.ceilings)]
     if latency > rules.latency_ms:
         against.append(f"latency {latency:.1f} ms is above {rules.latency_ms:g} ms ({machine})")
-    if champion is None:
+    if comparison is None:
         return Judgement(not against, tuple(against or ["there was no champion"]), None, latency, machine)
-    gain = compare(evidence.scores, champion, rules)
-    words = (
-        f"gain in image AUROC {gain.mean:+.4f} ({rules.confidence:.0%} bounds {gain.lower:+.4f} and {gain.upper:+.4f})"
-    )
+    gain = compare(comparison, rules)
+    bounds = f"{rules.confidence:.0%} bounds {gain.lower:+.4f} and {gain.upper:+.4f}"
+    words = f"gain in {comparison.figure} {gain.mean:+.4f} ({bounds})"
     if gain.lower <= rules.margin:
         against.append(f"{words}: lower bound is not above {rules.margin:g}")
-    return Judgement(not against, tuple(against or [words]), gain, latency, machine)
+    reasons = (*(against or [words]), *([comparison.note] if comparison.note else []))
+    return Judgement(not against, reasons, gain, latency, machine)
 
 
-def compare(scores: pd.DataFrame, champion: pd.DataFrame, rules: Promotion) -> Gain:
-    """The gain in image AUROC over the champion, from tables of ``path``, ``label`` and ``image_score``.
+def compare(comparison: Comparison, rules: Promotion) -> Gain:
+    """The gain in AUROC over the champion.
 
     Raises:
-        PromotionError: the tables are not of the same images.
+        PromotionError: the scores are not of the same images.
     """
+    scores, champion = comparison.scores, comparison.champion
     both = scores.merge(champion, on=["path", "label"], suffixes=("", "_champion"), validate="one_to_one")
     if not len(both) == len(scores) == len(champion):
         raise PromotionError("the champion's scores are of other images; evaluate both on the same test images.")
     return paired_gain(both["label"], both["image_score"], both["image_score_champion"], rules.margin, rules.confidence)
+
+
+def on_held_out_images(folder: Path, champion: Path) -> Comparison | None:
+    """Compare two detectors, by their folders, on the held-out normal images and synthetic anomalies that both were
+    validated on; None if these were not the same."""
+    if _validated_on(folder) != _validated_on(champion):
+        return None
+    scores, of_champion = _held_out(folder), _held_out(champion)
+    synthetic = int(scores["label"].sum())
+    figure = f"AUROC of {len(scores) - synthetic} held-out normal images and {synthetic} synthetic anomalies"
+    return Comparison(figure, scores, of_champion)
+
+
+def _validated_on(folder: Path) -> tuple[object, ...]:
+    """What determines the held-out images of a detector."""
+    record = read_json(folder / MARKER)
+    return record["data_hash"], record["synthetic_hash"], record["protocol"]["holdout"]
+
+
+def _held_out(folder: Path) -> pd.DataFrame:
+    """Scores of held-out images, whose places in the table stand for their paths."""
+    table = pd.read_csv(folder / HELD_OUT_FILE)
+    return table.assign(path=table.index)
 
 
 def score_again(folder: Path, images: pd.DataFrame, data: Path) -> pd.DataFrame:
@@ -115,11 +159,29 @@ def describe_machine() -> str:
     return f"{platform.machine()}, {os.cpu_count()} CPUs, {torch.get_num_threads()} threads"
 
 
-def _below_floors(metrics: dict[str, float], floors: dict[str, float]) -> list[str]:
+def _below_floors(evidence: Evidence, floors: dict[str, float]) -> list[str]:
     reasons = []
     for name, floor in floors.items():
-        if name not in metrics:
-            reasons.append(f"{name} does not exist, but must be at least {floor:g}")
-        elif metrics[name] < floor:
-            reasons.append(f"{name} {metrics[name]:.4f} is below {floor:g}")
+        if name not in evidence.metrics:
+            reasons.append(f"{_absent(name, evidence)}, but must be at least {floor:g}")
+        elif evidence.metrics[name] < floor:
+            reasons.append(f"{name} {evidence.metrics[name]:.4f} is below {floor:g}")
     return reasons
+
+
+def _above_ceilings(evidence: Evidence, ceilings: dict[str, float]) -> list[str]:
+    reasons = []
+    for name, ceiling in ceilings.items():
+        if name not in evidence.metrics:
+            reasons.append(f"{_absent(name, evidence)}, but must be at most {ceiling:g}")
+        elif evidence.metrics[name] > ceiling:
+            rate = name.removesuffix("_upper")
+            lower, upper = evidence.metrics[f"{rate}_lower"], evidence.metrics[f"{rate}_upper"]
+            value = f"{name} {evidence.metrics[name]:.4f} (95 % interval {lower:.4f} to {upper:.4f})"
+            reasons.append(f"{value} is above {ceiling:g}")
+    return reasons
+
+
+def _absent(name: str, evidence: Evidence) -> str:
+    why = "" if name in VALIDATION else evidence.missing
+    return f"{name} does not exist ({why})" if why else f"{name} does not exist"

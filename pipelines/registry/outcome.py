@@ -9,8 +9,10 @@ from typing import Any
 
 import pandas as pd
 
+from clflow.config.schema import VALIDATION
 from clflow.files import write_atomically
 from clflow.metrics import METRICS
+from clflow.rates import AT_THRESHOLD, RATES
 from pipelines.registry import champions
 from pipelines.registry.evidence import Evidence
 from pipelines.registry.gate import Judgement
@@ -52,15 +54,16 @@ class Outcome:
             "gain": gain.mean if gain else "",
             **{name: getattr(gain, name) if gain else "" for name in ("lower", "upper", "p")},
             "latency_ms": judgement.latency_ms if judgement else "",
-            **{name: metrics.get(name, "") for name in METRICS},
+            **{name: metrics.get(name, "") for name in (*METRICS, *AT_THRESHOLD, *VALIDATION)},
         }
 
     def description(self) -> str:
         """A sentence for the version of a candidate that was judged."""
         assert self.evidence is not None, "what was judged has evidence"
+        evidence = self.evidence
         return (
-            f"Cell {self.evidence.cell.name} of commit {self.evidence.commit[:12]}, image AUROC "
-            f"{self.evidence.metrics['image_auroc']:.4f}: {self.verdict}, because {'; '.join(self.reasons)}."
+            f"Cell {evidence.cell.name} of commit {evidence.commit[:12]}: {_figures(evidence)}. It is {self.verdict}, "
+            f"because {'; '.join(self.reasons)}."
         )
 
     def tags(self, origin: str, compared_with: int | None) -> dict[str, str]:
@@ -84,6 +87,21 @@ class Outcome:
             "clflow.promoted_by": champions.person(),
             "clflow.promoted_at": champions.now(),
         }
+
+
+def _figures(evidence: Evidence) -> str:
+    """Its figures in words; without an image AUROC, that of validation."""
+    metrics = evidence.metrics
+    words = [evidence.missing] if evidence.missing else []
+    if "image_auroc" in metrics:
+        words.append(f"image AUROC {metrics['image_auroc']:.4f}")
+    elif "validation_auroc" in metrics:
+        words.append(f"validation AUROC {metrics['validation_auroc']:.4f}")
+    for rate in RATES:
+        if rate in metrics:
+            value, lower, upper = (100 * metrics[f"{rate}{bound}"] for bound in ("", "_lower", "_upper"))
+            words.append(f"{rate.replace('_', ' ')} {value:.1f} % (95 % interval {lower:.1f} to {upper:.1f} %)")
+    return ", ".join(words)
 
 
 def write_table(path: Path, outcomes: list[Outcome]) -> None:

@@ -21,13 +21,14 @@ from pipelines.registry import champions
 from pipelines.registry.candidate import Candidate
 from pipelines.registry.champions import CHALLENGER, Registry, number
 from pipelines.registry.evidence import file_hashes
-from pipelines.registry.gate import Judgement, judge, score_again
+from pipelines.registry.gate import Comparison, Judgement, judge, on_held_out_images, score_again
 from pipelines.registry.locate import CHAMPION, download, registered_name, require_database
 from pipelines.registry.outcome import REFUSED, UNCHANGED, Outcome, write_table
 from pipelines.tracking.runs import RECORD
 from pipelines.tracking.server import reason, tracking_uri
 from pipelines.tracking.tracker import Tracker
 from pipelines.workspace.paths import Workspace
+from pipelines.workspace.results import has_both_classes
 
 
 def run(
@@ -159,17 +160,34 @@ class Promoter:
         return model
 
     def _judge(self, candidate: Candidate, champion: ModelVersion | None, scratch: Path) -> Judgement:
-        """Judge it against the champion's stored scores; if they are of other images, by scoring with the champion.
+        """Judge it, and compare it with the champion if there is one.
 
         Raises:
-            PromotionError: the scores are of other images, and the images of the candidate's are not here.
+            PromotionError: see `_comparison`.
         """
-        evidence, rules = candidate.evidence, self.params.promotion
-        if champion is None:
-            return judge(evidence, candidate.folder, None, rules)
-        rival = self.target.evidence(champion)
+        comparison = self._comparison(candidate, champion, scratch) if champion else None
+        return judge(candidate.evidence, candidate.folder, comparison, self.params.promotion)
+
+    def _comparison(self, candidate: Candidate, champion: ModelVersion, scratch: Path) -> Comparison:
+        """Compare with the champion's stored scores; if they are of other images, with its scores of these; and without
+        normal or defective test images, by the held-out images that both were validated on.
+
+        Raises:
+            PromotionError: the scores are of other images, and the images of the candidate's are not here, or both were
+                validated on different ones.
+        """
+        evidence, rival = candidate.evidence, self.target.evidence(champion)
+        if not has_both_classes(evidence.scores):
+            comparison = on_held_out_images(candidate.folder, self.target.model_folder(champion, scratch / "champion"))
+            if comparison is None:
+                raise PromotionError(
+                    f"it cannot be compared with the champion, version {number(champion)}: it has {evidence.missing}, "
+                    "and the two were validated on different images; add test images, normal and defective, or delete "
+                    f"the alias {CHAMPION} of {champion.name} in MLflow, so that floors and ceilings alone decide."
+                )
+            return comparison
         if rival.test_hash == evidence.test_hash:
-            return judge(evidence, candidate.folder, rival.scores, rules)
+            return Comparison("image AUROC", evidence.scores, rival.scores)
         if candidate.images is None:
             raise PromotionError(
                 f"the champion, version {number(champion)}, was measured on other test images than the model that is "
@@ -177,9 +195,8 @@ class Promoter:
             )
         folder = self.target.model_folder(champion, scratch / "champion")
         scores = score_again(folder, evidence.scores, candidate.images)
-        judgement = judge(evidence, candidate.folder, scores, rules)
         note = f"version {number(champion)} was measured on other test images and scored again on the present ones"
-        return replace(judgement, reasons=(*judgement.reasons, note))
+        return Comparison("image AUROC", evidence.scores, scores, note)
 
     def _record(self, version: ModelVersion, champion: ModelVersion | None, outcome: Outcome, origin: str) -> None:
         """Write the verdict to the registry.

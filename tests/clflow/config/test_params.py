@@ -72,6 +72,9 @@ def test_full_benchmark_lists_all_categories():
         (("tune", "space"), {"loss.contrast": {"log_uniform": [0, 1]}}, "tune.space.loss.contrast.log_uniform"),
         (("tune", "space"), {"loss.contrast": {"uniform": [0, 1], "choice": [0, 1]}}, "exactly one"),
         (("promotion", "floors"), {"image_auc": 0.9}, "image_auc"),
+        (("promotion", "floors"), {"false_alarms": 0.9}, "floors names 'false_alarms'; it may name image_auroc"),
+        (("promotion", "ceilings"), {"image_auroc": 0.9}, "ceilings names 'image_auroc'; it may name false_alarms"),
+        (("promotion", "ceilings"), {"misses_lower": 0.9}, "misses_lower"),
     ],
 )
 def test_wrong_value_names_its_key(tmp_path: Path, keys: tuple[str, ...], value: object, names: str):

@@ -67,8 +67,8 @@ class Bench:
     params: Params
 
     def configure(self, **changes: Any) -> None:
-        """Change parameters; no floor but zero unless one is given."""
-        changes = {"promotion__floors": {"image_auroc": 0.0}, **changes}
+        """Change parameters; no floor but zero and no ceiling unless they are given."""
+        changes = {"promotion__floors": {"image_auroc": 0.0}, "promotion__ceilings": {}, **changes}
         tree = tiny.params_tree(self.source, **changes)
         self.params = load(tiny.write_params(self.workspace.params, tree))
 
@@ -79,11 +79,13 @@ class Bench:
     def cell(self, seed: int, category: str = "disc") -> Cell:
         return Cell("folder", category, "clflow", seed, fingerprint([category, seed]), tiny.TRAIN)
 
-    def add(self, seed: int, right: bool, category: str = "disc", seconds: float = 1.5) -> Cell:
-        """A cell whose scores put every defect above every normal image, or every one below; each training of one has
-        taken another time."""
+    def add(
+        self, seed: int, right: bool, category: str = "disc", seconds: float = 1.5, synthetic: str = "89ab"
+    ) -> Cell:
+        """A cell whose scores put every defect above every normal image, or every one below, of the test images and the
+        held-out ones; each training of one takes another time, and learns from these synthetic anomalies."""
         cell = self.cell(seed, category)
-        self._train(cell, seconds)
+        self._train(cell, right, seconds, synthetic)
         self._evaluate(cell, right)
         # One category at a time, for which no processes are started.
         folders = sorted(self.workspace.runs("folder").glob(f"{category}-*"))
@@ -103,22 +105,23 @@ class Bench:
     def registry(self) -> Registry:
         return Registry(os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.workspace.mlflow_database}")
 
-    def _train(self, cell: Cell, seconds: float) -> None:
+    def _train(self, cell: Cell, right: bool, seconds: float, synthetic: str) -> None:
         folder = self.workspace.run(cell)
         folder.mkdir(parents=True)
         model = self.params.model
         scorer = find_method(cell.method).scorer(self.grid, model, tiny.SIZE, cell.seed)
-        Detector(cell.method, self.grid, scorer, model, cell.seed, tiny.SIZE, Thresholds(1.0, 2.0, 0.5, (0.5,))).save(
-            folder
-        )
-        pd.DataFrame({"step": [4, 8], "loss": [2.0, 1.0]}).to_csv(folder / "history.csv", index=False)
-        pd.DataFrame({"label": [0, 1], "image_score": [0.0, 1.0]}).to_csv(folder / "held_out.csv", index=False)
+        limits = Thresholds(1.0, 2.0, 0.5, (0.5,))
+        Detector(cell.method, self.grid, scorer, model, cell.seed, tiny.SIZE, limits).save(folder)
+        history = {"step": [4, 8], "loss": [2.0, 1.0], "validation_auroc": [0.95, 0.9]}
+        pd.DataFrame(history).to_csv(folder / "history.csv", index=False)
+        held_out = pd.DataFrame({"label": [0, 1], "image_score": [0.0, 1.0 if right else -1.0]})
+        held_out.to_csv(folder / "held_out.csv", index=False)
         data = data_hash(category_rows(self.manifest, cell.category, "train"))
         record = {
             **asdict(cell),
-            **{"commit": "0123456789abcdef", "data_hash": data, "synthetic_hash": "89ab", "tuned": False},
+            **{"commit": "0123456789abcdef", "data_hash": data, "synthetic_hash": synthetic, "tuned": False},
             "protocol": self.params.protocol.model_dump(mode="json"),
-            "inputs": training_inputs(self.params, cell.method, data, "89ab"),
+            "inputs": training_inputs(self.params, cell.method, data, synthetic),
             **{"train_seconds": seconds, "params_added": 123, "device": "cpu AVX2", "arithmetic": "float32"},
             **{"image_threshold": 1.0, "pixel_threshold": 2.0, "median_pixel_score": 0.5},
         }
@@ -237,6 +240,26 @@ def test_missed_floors_and_latency_make_a_challenger_with_the_reasons(bench: Ben
     assert bench.rows()["disc"]["verdict"] == "challenger"
 
 
+def test_verdicts_that_are_wrong_too_often_make_a_challenger(bench: Bench):
+    bench.add(0, right=False)  # no score is above the threshold, 1
+    bench.configure(promotion__ceilings={"false_alarms": 0.0, "misses": 0.5})
+    bench.promote()
+    interval = [(0.025 ** (1 / tiny.TEST)), 1.0]
+    expected = f"misses 1.0000 (95 % interval {interval[0]:.4f} to {interval[1]:.4f}) is above 0.5"
+    assert bench.rows()["disc"]["reasons"] == expected
+    version = get_version(bench.registry, "1")
+    metrics = json.loads(version.tags["clflow.metrics"])
+    assert [metrics[name] for name in ("misses", "misses_lower", "misses_upper")] == pytest.approx([1, *interval])
+    assert version.description is not None
+    assert "false alarms 0.0 % (95 % interval 0.0 to 60.2 %), misses 100.0 % (95 % interval 39.8" in version.description
+    assert float(bench.rows()["disc"]["misses"]) == 1
+
+    bench.add(1, right=True)  # judges all correctly, but four images do not prove much
+    bench.configure(promotion__seed=1, promotion__ceilings={"misses_upper": 0.5})
+    bench.promote()
+    assert "misses_upper 0.6024 (95 % interval 0.0000 to 0.6024) is above 0.5" in bench.rows()["disc"]["reasons"]
+
+
 def test_metric_that_does_not_exist_reaches_no_floor(bench: Bench, tmp_path: Path):
     unmasked = Path(shutil.copytree(bench.source, tmp_path / "unmasked"))
     for category in tiny.CATEGORIES:
@@ -246,7 +269,7 @@ def test_metric_that_does_not_exist_reaches_no_floor(bench: Bench, tmp_path: Pat
     fetch.run(bench.params, "folder", bench.workspace)
     bench.add(0, right=True)
     bench.promote()
-    assert bench.rows()["disc"]["reasons"] == "pixel_auroc does not exist, but must be at least 0"
+    assert bench.rows()["disc"]["reasons"] == "pixel_auroc does not exist (no masks), but must be at least 0"
 
 
 def test_the_same_cell_again_changes_nothing(bench: Bench):
@@ -543,6 +566,85 @@ def test_all_who_begin_at_once_share_one_experiment(bench: Bench, served: Regist
     for tracker in trackers:
         tracker.require()
     assert len({tracker.experiment for tracker in trackers}) == 1
+
+
+class TestNewLine:
+    """A category without defective test images, or without any."""
+
+    @staticmethod
+    def fetch_without(bench: Bench, *parts: str) -> None:
+        """Take the dataset without these folders from now on."""
+        source = bench.workspace.root / f"new {len(parts)}"
+        shutil.copytree(bench.source, source)
+        for part in parts:
+            shutil.rmtree(source / "disc" / part)
+        bench.source = source
+        bench.configure()
+        fetch.run(bench.params, "folder", bench.workspace)
+
+    def test_floors_of_validation_decide_where_there_are_no_test_images(self, bench: Bench):
+        whole = bench.source
+        self.fetch_without(bench, "test", "ground_truth")
+        bench.add(0, right=True)
+        bench.configure(promotion__floors={"image_auroc": 0.9}, promotion__ceilings={"false_alarms": 0.2})
+        bench.promote()
+        row = bench.rows()["disc"]
+        assert (row["verdict"], row["reasons"]) == (
+            "challenger",
+            "image_auroc does not exist (no test images), but must be at least 0.9; "
+            "false_alarms does not exist (no test images), but must be at most 0.2",
+        )
+        bench.configure(promotion__floors={"validation_auroc": 0.92})
+        bench.promote()
+        assert bench.rows()["disc"]["reasons"] == "validation_auroc 0.9000 is below 0.92"
+        bench.configure(promotion__floors={"validation_auroc": 0.9})
+        bench.promote()
+        row = bench.rows()["disc"]
+        assert (row["verdict"], row["reasons"]) == ("champion", "there was no champion")
+        assert (row["image_auroc"], row["false_alarms"], row["validation_auroc"]) == ("", "", "0.9")
+        champion = bench.registry.aliased(DISC, CHAMPION)
+        assert champion is not None and champion.description is not None
+        assert "no test images, validation AUROC 0.9000. It is champion" in champion.description
+        assert bench.registry.evidence(champion).scores.empty
+
+        bench.source = whole  # test images arrive
+        bench.configure(promotion__seed=1)
+        fetch.run(bench.params, "folder", bench.workspace)
+        shutil.rmtree(bench.workspace.run(bench.cell(0)))
+        shutil.rmtree(bench.workspace.score(bench.cell(0)))
+        bench.add(1, right=True)
+        bench.promote()
+        assert "version 1 was measured on other test images and scored again" in bench.rows()["disc"]["reasons"]
+
+    def test_champion_is_compared_on_the_images_that_both_were_validated_on(self, bench: Bench):
+        self.fetch_without(bench, "test/hole", "ground_truth")
+        floors = {"validation_auroc": 0.5}
+        for seed, right in enumerate((False, True)):
+            bench.add(seed, right)
+        bench.configure(promotion__floors=floors)
+        bench.promote()
+        bench.configure(promotion__floors=floors, promotion__ceilings={"false_alarms": 0.0}, promotion__seed=1)
+        bench.promote()
+        row = bench.rows()["disc"]
+        assert row["verdict"] == "champion"
+        gain = "+1.0000 (95% bounds +1.0000 and +1.0000)"
+        assert row["reasons"] == f"gain in AUROC of 1 held-out normal images and 1 synthetic anomalies {gain}"
+        version = get_version(bench.registry, "2")
+        assert version.description is not None
+        assert "no defective test images, validation AUROC 0.9000, false alarms 0.0 % (95 %" in version.description
+
+        bench.add(2, right=True, synthetic="cdef")
+        bench.configure(promotion__floors=floors, promotion__seed=2)
+        with pytest.raises(PromotionError, match="refused: folder/disc"):
+            bench.promote()
+        assert bench.rows()["disc"]["reasons"] == (
+            "it cannot be compared with the champion, version 2: it has no defective test images, and the two were "
+            "validated on different images; add test images, normal and defective, or delete the alias champion of "
+            f"{DISC} in MLflow, so that floors and ceilings alone decide."
+        )
+        bench.registry.client.delete_registered_model_alias(DISC, CHAMPION)
+        bench.promote()
+        assert version_of(bench.registry, CHAMPION) == 3
 
 
 class TestCopy:
