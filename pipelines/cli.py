@@ -192,11 +192,14 @@ def predict(
     model: Annotated[str, typer.Option("--model", help="A detector's folder, models:/<name>@champion, or a graph.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for scores, heat maps and watched statistics.")],
     table_format: Annotated[Literal["csv", "parquet"], typer.Option("--format", help="Of the table.")] = "csv",
+    threshold: Annotated[
+        float | None, typer.Option("--threshold", help="Of the image score, instead of the stored one.")
+    ] = None,
 ) -> None:
     """Score new images: table with verdicts, heat maps. Exit code 2 if some could not be read; the others are done."""
     from pipelines.inference import predict as verb
 
-    verb.run(model, images, out, table_format)
+    verb.run(model, images, out, table_format, threshold)
 
 
 @app.command()

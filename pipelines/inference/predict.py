@@ -6,11 +6,12 @@ are in memory, however many there are.
 
 from __future__ import annotations
 
+import math
 import re
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice, takewhile
 from pathlib import Path
 from typing import Literal
@@ -42,7 +43,7 @@ _AHEAD = 2 * _BATCH  # images between two steps
 _THREADS = 2  # of reading, and of writing
 
 
-def run(reference: str, source: str, out: Path, table_format: TableFormat) -> None:
+def run(reference: str, source: str, out: Path, table_format: TableFormat, threshold: float | None = None) -> None:
     """Score images with a detector or its exported graph: ``scores.csv`` (or ``.parquet``), ``heat_maps/``, ``watch/``.
 
     The table has a row per image: its ``path`` below the source, ``image_score``, ``threshold``, ``anomalous`` and
@@ -56,11 +57,16 @@ def run(reference: str, source: str, out: Path, table_format: TableFormat) -> No
         source: a folder, which is searched with all below it, an image, or a glob pattern.
         out: folder to write to.
         table_format: of the table.
+        threshold: of the image score, in place of the stored one; the line in heat maps stays at the stored threshold
+            of pixels.
 
     Raises:
         DataError: there are no images; or, when all is written, some cannot be read.
-        ClflowError: the model is unavailable, or ``out`` holds a file that would be replaced and is of somebody else.
+        ClflowError: the model is unavailable, the threshold is no number, or ``out`` holds a file that would be
+            replaced and is of somebody else.
     """
+    if threshold is not None and not math.isfinite(threshold):
+        raise ClflowError(f"--threshold {threshold} is no number that a score can be compared with; correct it.")
     if out.exists() and not out.is_dir():
         raise ClflowError(f"--out {out} is a file; name a folder.")
     root, paths = find_images(source, out)
@@ -73,6 +79,9 @@ def run(reference: str, source: str, out: Path, table_format: TableFormat) -> No
         folder = graph if holds_export(graph) else local_folder(reference, Workspace(Path.cwd()), Path(download))
         model = watch.Model.of_folder(folder)
         judge = Judge.of_folder(folder, best_device())
+    stored = judge.thresholds.image
+    if threshold is not None:
+        judge = replace(judge, thresholds=replace(judge.thresholds, image=threshold))
     with outputs.replace(command) as folder:
         table = _predict(judge, root, paths, folder / HEAT_MAPS)
         path = folder / table_name
@@ -81,9 +90,10 @@ def run(reference: str, source: str, out: Path, table_format: TableFormat) -> No
     watch.record(out / watch.FOLDER, model, table["image_score"].dropna().tolist())
 
     unread = table.loc[table["error"] != ""]
+    applied = f"{stored:.4g}" if threshold is None else f"{threshold:.4g}, given in place of {stored:.4g}"
     print(
         f"{model.dataset}/{model.category}: {len(table)} images, {table['anomalous'].sum()} anomalous at threshold "
-        f"{judge.thresholds.image:.4g}; {path}"
+        f"{applied}; {path}"
     )
     if len(unread):
         raise DataError(

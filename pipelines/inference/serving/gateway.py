@@ -32,7 +32,8 @@ app = FastAPI(
 
 
 class Prediction(BaseModel):
-    """The judgement of an image; ``heat_map`` is a PNG in base64, null if it was not asked for."""
+    """The judgement of an image at the threshold that was applied; ``heat_map`` is a PNG in base64, null if it was not
+    asked for."""
 
     dataset: str
     category: str
@@ -107,9 +108,14 @@ class Gateway:
 
     @app.post("/predict/{category}", openapi_extra={"requestBody": _BODY}, responses=_REFUSALS)
     async def predict(
-        self, category: str, request: Request, heat_map: Annotated[bool, Query(alias="map")] = False
+        self,
+        category: str,
+        request: Request,
+        heat_map: Annotated[bool, Query(alias="map")] = False,
+        threshold: Annotated[float | None, Query(allow_inf_nan=False)] = None,
     ) -> Prediction:
-        """Score an image: PNG, JPEG, BMP, TIFF or WebP as the raw body. ``map=true`` adds its heat map."""
+        """Score an image: PNG, JPEG, BMP, TIFF or WebP as the raw body. ``map=true`` adds its heat map, and
+        ``threshold=<score>`` judges it at this threshold of the image score instead of the stored one."""
         known = category in self._categories
         with self._metrics.request(category if known else "unknown"):
             if not known:
@@ -117,7 +123,7 @@ class Gateway:
             await self._require_ready()
             body = await self._body(request)
             self._check(body)
-            answer = await self._answer(category, body, heat_map)
+            answer = await self._answer(category, body, heat_map, threshold)
         self._metrics.answer(category, answer)
         return Prediction(
             dataset=self._dataset,
@@ -201,9 +207,9 @@ class Gateway:
                 "(serving.megapixels).",
             )
 
-    async def _answer(self, category: str, body: bytes, heat_map: bool) -> Answer:
+    async def _answer(self, category: str, body: bytes, heat_map: bool, threshold: float | None) -> Answer:
         try:
-            answer: Answer | Refusal = await self._scorer.score.remote(category, body, heat_map)
+            answer: Answer | Refusal = await self._scorer.score.remote(category, body, heat_map, threshold)
         except (RayActorError, RayServeException):
             raise HTTPException(503, "the scorer was lost while it worked on this image; try again.") from None
         if isinstance(answer, Refusal):

@@ -12,6 +12,7 @@ class Answer:
 
     Attributes:
         model, version: the registered model that judged.
+        threshold: that was applied.
         batch: how many images were scored together with this one, itself included.
         heat_map: a PNG, if it was asked for.
     """

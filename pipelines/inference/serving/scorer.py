@@ -78,8 +78,8 @@ class Scorer:
         self._repeat(self._champions.refresh, serving.poll_seconds)
         self._repeat(self._flush, _FLUSH_SECONDS)
 
-    async def score(self, category: str, body: bytes, heat_map: bool) -> Answer | Refusal:
-        """Judge an image file by the champion of its category."""
+    async def score(self, category: str, body: bytes, heat_map: bool, threshold: float | None) -> Answer | Refusal:
+        """Judge an image file by the champion of its category, at its stored threshold unless another is given."""
         champion = self._champions.of(category)
         if champion is None:
             return Refusal(503, f"the champion of {category} is not loaded; GET /models says why.")
@@ -91,9 +91,9 @@ class Scorer:
         scored = await self._batch(_Job(champion, pixels))
         self._scores.put((champion.watched, scored.score))
         picture = await asyncio.to_thread(_draw, champion, pixels, scored, size) if heat_map else None
-        threshold = detector.thresholds.image
+        applied = detector.thresholds.image if threshold is None else threshold
         return Answer(
-            champion.model, champion.version, scored.score, threshold, scored.score > threshold, scored.batch, picture
+            champion.model, champion.version, scored.score, applied, scored.score > applied, scored.batch, picture
         )
 
     def state(self) -> dict[str, State]:

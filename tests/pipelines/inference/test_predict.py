@@ -22,6 +22,7 @@ from pipelines.inference import predict
 from pipelines.inference.watch import Watch
 from pipelines.registry.locate import registered_name
 from tests import tiny
+from tests.pipelines.command import refusal
 from tests.pipelines.trained import Trained
 
 DISC = registered_name("folder", "disc")
@@ -53,6 +54,25 @@ def test_scores_are_those_of_the_benchmark(trained: Trained, tmp_path: Path):
     assert watch.recent == pytest.approx(table["image_score"].tolist())
     held_out = pd.read_csv(trained.folder("disc") / "held_out.csv")
     assert watch.model.reference == pytest.approx(held_out.loc[held_out["label"] == 0, "image_score"].tolist())
+
+
+def test_threshold_by_hand_judges_and_is_recorded(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    images, model = str(trained.images / "disc" / "test"), str(trained.folder("disc"))
+    expected = stored(trained)["image_score"]
+    by_hand = float(expected.median())
+    command = ("predict", "--model", model, "--out", str(tmp_path / "out"), images)
+    for given in ("nan", "inf"):
+        said = refusal(*command, "--threshold", given, monkeypatch=monkeypatch, capsys=capsys)
+        assert said == f"--threshold {given} is no number that a score can be compared with; correct it."
+    assert not (tmp_path / "out").exists()
+    predict.run(model, images, tmp_path / "out", "csv", by_hand)
+    table = pd.read_csv(tmp_path / "out" / "scores.csv")
+    assert table["threshold"].unique() == pytest.approx([by_hand])
+    assert list(table["anomalous"]) == list(table["image_score"] > by_hand)
+    threshold = read_json(trained.folder("disc") / "cell.json")["image_threshold"]
+    assert f"anomalous at threshold {by_hand:.4g}, given in place of {threshold:.4g};" in capsys.readouterr().out
 
 
 def test_heat_map_is_that_of_the_benchmark(trained: Trained, tmp_path: Path):

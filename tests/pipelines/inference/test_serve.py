@@ -129,6 +129,16 @@ def test_heat_map_comes_when_it_is_asked_for(endpoint: Endpoint):
     assert (pixels.max(axis=2) - pixels.min(axis=2)).max() > 100
 
 
+def test_threshold_of_a_request_is_applied_and_told(endpoint: Endpoint):
+    image = defect(endpoint.trained)
+    stored = endpoint.post("disc", image).json()
+    for threshold, anomalous in ((stored["score"] - 1e-3, True), (stored["score"] + 1e-3, False)):
+        answer = endpoint.post("disc", image, f"?threshold={threshold}").json()
+        assert answer["score"] == pytest.approx(stored["score"], rel=1e-5)
+        assert (answer["threshold"], answer["anomalous"]) == (threshold, anomalous)
+    assert endpoint.post("disc", image).json()["threshold"] == stored["threshold"]
+
+
 def test_what_is_served_and_how_it_is(endpoint: Endpoint):
     assert endpoint.get("/health").json() == {"status": "alive"}
     assert endpoint.get("/ready").json() == {"status": "ready"}
@@ -156,6 +166,7 @@ def too_large() -> bytes:
         ("disc", "", b"GIF89a and so on", 415, "not BMP, JPEG, PNG, TIFF, WEBP"),
         ("disc", "", "truncated", 422, "truncated"),
         ("disc", "?map=perhaps", b"", 422, "map is not valid"),
+        ("disc", "?threshold=nan", b"", 422, "threshold is not valid"),
     ],
 )
 def test_bad_input_is_one_sentence(
