@@ -16,6 +16,8 @@ from clflow.config.params import load
 from clflow.files import read_json
 from pipelines import doctor
 from pipelines.benchmark import prepare
+from pipelines.inference import drift, predict
+from pipelines.registry.locate import CHAMPION, registered_name
 from pipelines.reporting.tables import LEADERBOARD_COLUMNS
 from pipelines.workspace.cells import EVAL_SCORES, MARKER
 from pipelines.workspace.paths import Workspace
@@ -170,6 +172,47 @@ def test_removed_category_is_in_no_table_and_its_cells_stay(continued: Path):
     assert trained(workspace.root) == before
     for folder in (workspace.synthetic("folder"), workspace.runs("folder"), workspace.scores("folder")):
         assert list(folder.glob("disc*"))
+
+
+def test_new_lines_without_defects_go_all_the_way(continued: Path, monkeypatch: pytest.MonkeyPatch):
+    """disc has only normal test images and stripes none at all; a new seed, so that both are trained so."""
+    workspace, source = Workspace(continued / "workspace"), continued / "source"
+    for gone in ("disc/test/hole", "disc/ground_truth", "stripes/test", "stripes/ground_truth"):
+        shutil.rmtree(source / gone)
+    tree = tiny.params_tree(Path("source"), benchmark__methods=["clflow"], benchmark__seeds=[1])
+    rules = {"datasets": ["folder"], "seed": 1, "floors": {"validation_auroc": 0.0}, "ceilings": {}}
+    tree["promotion"] |= rules
+    params = tiny.write_params(continued / "tiny.yaml", tree)
+    result = run("clflow", "benchmark", "--params", str(params), "--workspace", str(workspace.root))
+    assert result.returncode == 0, result.stdout
+    assert "stripes: 12 train / 0 test good / 0 test defective; no test images" in result.stdout
+
+    page = workspace.leaderboard_page.read_text()
+    assert "disc has no defective test images; stripes has no test images." in page
+    table = pd.read_csv(workspace.cells_table).set_index("category")
+    assert table["image_auroc"].isna().all() and table["false_alarms"].notna().to_dict() == {
+        "disc": True,
+        "stripes": False,
+    }
+    assert read_json(workspace.metrics)["folder"]["clflow"]["false_alarms_categories"] == 1
+    assert (workspace.gallery / "folder" / "disc.png").exists()
+
+    client = mlflow.MlflowClient(f"sqlite:///{workspace.mlflow_database}")
+    for category, missing, figures in (
+        ("disc", "no defective test images", {"false_alarms", "false_alarms_lower", "false_alarms_upper"}),
+        ("stripes", "no test images", set()),
+    ):
+        version = client.get_model_version_by_alias(registered_name("folder", category), CHAMPION)
+        assert version.description and missing in version.description and "validation AUROC" in version.description
+        metrics = client.get_run(str(version.run_id)).data.metrics
+        assert {name for name in metrics if name.startswith("test_")} == {f"test_{name}" for name in figures}
+        assert "validation_auroc" in metrics and "image_threshold" in metrics
+
+    monkeypatch.chdir(workspace.root)
+    images = tiny.write_dataset(continued / "line") / "stripes" / "test"
+    predict.run("models:/clflow-folder-stripes@champion", str(images), continued / "out", "csv")
+    assert len(pd.read_csv(continued / "out" / "scores.csv")) == 2 * tiny.TEST
+    drift.run(continued / "out" / "watch", load(workspace.params).watching)
 
 
 def test_what_a_person_can_mend_is_one_sentence_and_exit_code_2(
