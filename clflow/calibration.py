@@ -94,12 +94,16 @@ class Thresholds:
                 f"{folder} holds thresholds of another version of clflow; train, or export, the detector again."
             ) from None
 
-    def image_keeping(self, rate: float) -> float:
-        """The image threshold for another false alarm rate.
+    def image_at(self, threshold: float | None, rate: float | None) -> float:
+        """The image threshold that is given, or else that keeps the given false alarm rate, or else the stored one.
 
         Raises:
-            DataError: there are too few calibration images for it.
+            DataError: both are given, or there are too few calibration images for the rate.
         """
+        if threshold is not None and rate is not None:
+            raise DataError("a threshold and a false alarm rate are given; one determines the other, so give one.")
+        if rate is None:
+            return self.image if threshold is None else threshold
         images = len(self.calibration_scores)
         if images < images_needed(rate):
             raise DataError(

@@ -195,11 +195,15 @@ def predict(
     threshold: Annotated[
         float | None, typer.Option("--threshold", help="Of the image score, instead of the stored one.")
     ] = None,
+    false_alarm_rate: Annotated[
+        float | None,
+        typer.Option("--false-alarm-rate", min=0, max=1, help="That the threshold is to keep, instead of the stored."),
+    ] = None,
 ) -> None:
     """Score new images: table with verdicts, heat maps. Exit code 2 if some could not be read; the others are done."""
     from pipelines.inference import predict as verb
 
-    verb.run(model, images, out, table_format, threshold)
+    verb.run(model, images, out, table_format, threshold, false_alarm_rate)
 
 
 @app.command()

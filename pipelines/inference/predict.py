@@ -43,7 +43,14 @@ _AHEAD = 2 * _BATCH  # images between two steps
 _THREADS = 2  # of reading, and of writing
 
 
-def run(reference: str, source: str, out: Path, table_format: TableFormat, threshold: float | None = None) -> None:
+def run(
+    reference: str,
+    source: str,
+    out: Path,
+    table_format: TableFormat,
+    threshold: float | None = None,
+    false_alarm_rate: float | None = None,
+) -> None:
     """Score images with a detector or its exported graph: ``scores.csv`` (or ``.parquet``), ``heat_maps/``, ``watch/``.
 
     The table has a row per image: its ``path`` below the source, ``image_score``, ``threshold``, ``anomalous`` and
@@ -59,10 +66,12 @@ def run(reference: str, source: str, out: Path, table_format: TableFormat, thres
         table_format: of the table.
         threshold: of the image score, in place of the stored one; the line in heat maps stays at the stored threshold
             of pixels.
+        false_alarm_rate: that the threshold of the image score is to keep, in place of the stored threshold.
 
     Raises:
         DataError: there are no images; or, when all is written, some cannot be read.
-        ClflowError: the model is unavailable, the threshold is no number, or ``out`` holds a file that would be
+        ClflowError: the model is unavailable, the threshold is no number, the model's calibration images are too few
+            for the false alarm rate, or ``out`` holds a file that would be
             replaced and is of somebody else.
     """
     if threshold is not None and not math.isfinite(threshold):
@@ -80,8 +89,8 @@ def run(reference: str, source: str, out: Path, table_format: TableFormat, thres
         model = watch.Model.of_folder(folder)
         judge = Judge.of_folder(folder, best_device())
     stored = judge.thresholds.image
-    if threshold is not None:
-        judge = replace(judge, thresholds=replace(judge.thresholds, image=threshold))
+    applied = judge.thresholds.image_at(threshold, false_alarm_rate)
+    judge = replace(judge, thresholds=replace(judge.thresholds, image=applied))
     with outputs.replace(command) as folder:
         table = _predict(judge, root, paths, folder / HEAT_MAPS)
         path = folder / table_name
@@ -90,10 +99,10 @@ def run(reference: str, source: str, out: Path, table_format: TableFormat, thres
     watch.record(out / watch.FOLDER, model, table["image_score"].dropna().tolist())
 
     unread = table.loc[table["error"] != ""]
-    applied = f"{stored:.4g}" if threshold is None else f"{threshold:.4g}, given in place of {stored:.4g}"
+    given = "" if threshold is None and false_alarm_rate is None else f", in place of {stored:.4g}"
     print(
         f"{model.dataset}/{model.category}: {len(table)} images, {table['anomalous'].sum()} anomalous at threshold "
-        f"{applied}; {path}"
+        f"{applied:.4g}{given}; {path}"
     )
     if len(unread):
         raise DataError(

@@ -52,15 +52,19 @@ def test_thresholds_are_of_images_and_of_each_images_highest_pixel():
     assert (scores > limits.image).sum() == 1 and limits.image == 4
     assert ((maps > limits.pixel).any(axis=(1, 2))).sum() == 1
     assert limits.median_pixel_score == 11.5
-    assert limits.image_keeping(0.5) == 3
+    assert limits.image_at(None, 0.5) == 3
+    assert limits.image_at(7.0, None) == 7
+    assert limits.image_at(None, None) == limits.image
+    with pytest.raises(DataError, match="give one"):
+        limits.image_at(7.0, 0.5)
 
 
 def test_a_rate_that_so_few_images_cannot_keep_is_refused():
     limits = Thresholds.keeping(0.01, np.zeros((9, 1, 1)), np.arange(9.0))
     assert limits.image == 8
     with pytest.raises(DataError, match=r"9 calibration images cannot keep a false alarm rate of 0\.01; 99 are needed"):
-        limits.image_keeping(0.01)
-    assert limits.image_keeping(0.1) == 8
+        limits.image_at(None, 0.01)
+    assert limits.image_at(None, 0.1) == 8
 
 
 def test_round_trip():

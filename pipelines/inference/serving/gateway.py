@@ -113,9 +113,11 @@ class Gateway:
         request: Request,
         heat_map: Annotated[bool, Query(alias="map")] = False,
         threshold: Annotated[float | None, Query(allow_inf_nan=False)] = None,
+        false_alarm_rate: Annotated[float | None, Query(gt=0, lt=1)] = None,
     ) -> Prediction:
         """Score an image: PNG, JPEG, BMP, TIFF or WebP as the raw body. ``map=true`` adds its heat map, and
-        ``threshold=<score>`` judges it at this threshold of the image score instead of the stored one."""
+        ``threshold=<score>`` judges it at this threshold of the image score instead of the stored one, as does
+        ``false_alarm_rate=<rate>`` at the one that keeps this rate on normal images."""
         known = category in self._categories
         with self._metrics.request(category if known else "unknown"):
             if not known:
@@ -123,7 +125,7 @@ class Gateway:
             await self._require_ready()
             body = await self._body(request)
             self._check(body)
-            answer = await self._answer(category, body, heat_map, threshold)
+            answer = await self._answer(category, body, heat_map, threshold, false_alarm_rate)
         self._metrics.answer(category, answer)
         return Prediction(
             dataset=self._dataset,
@@ -207,9 +209,9 @@ class Gateway:
                 "(serving.megapixels).",
             )
 
-    async def _answer(self, category: str, body: bytes, heat_map: bool, threshold: float | None) -> Answer:
+    async def _answer(self, category: str, body: bytes, heat_map: bool, *limit: float | None) -> Answer:
         try:
-            answer: Answer | Refusal = await self._scorer.score.remote(category, body, heat_map, threshold)
+            answer: Answer | Refusal = await self._scorer.score.remote(category, body, heat_map, *limit)
         except (RayActorError, RayServeException):
             raise HTTPException(503, "the scorer was lost while it worked on this image; try again.") from None
         if isinstance(answer, Refusal):

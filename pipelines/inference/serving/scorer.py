@@ -78,20 +78,22 @@ class Scorer:
         self._repeat(self._champions.refresh, serving.poll_seconds)
         self._repeat(self._flush, _FLUSH_SECONDS)
 
-    async def score(self, category: str, body: bytes, heat_map: bool, threshold: float | None) -> Answer | Refusal:
-        """Judge an image file by the champion of its category, at its stored threshold unless another is given."""
+    async def score(
+        self, category: str, body: bytes, heat_map: bool, threshold: float | None, false_alarm_rate: float | None
+    ) -> Answer | Refusal:
+        """Judge an image file by the champion of its category, at its stored threshold unless another is asked for."""
         champion = self._champions.of(category)
         if champion is None:
             return Refusal(503, f"the champion of {category} is not loaded; GET /models says why.")
         detector = champion.detector
         try:
+            applied = detector.thresholds.image_at(threshold, false_alarm_rate)
             pixels, size = await asyncio.to_thread(_decode, body, detector.image_size)
         except DataError as error:
             return Refusal(422, str(error))
         scored = await self._batch(_Job(champion, pixels))
         self._scores.put((champion.watched, scored.score))
         picture = await asyncio.to_thread(_draw, champion, pixels, scored, size) if heat_map else None
-        applied = detector.thresholds.image if threshold is None else threshold
         return Answer(
             champion.model, champion.version, scored.score, applied, scored.score > applied, scored.batch, picture
         )

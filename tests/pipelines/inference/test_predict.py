@@ -72,7 +72,20 @@ def test_threshold_by_hand_judges_and_is_recorded(
     assert table["threshold"].unique() == pytest.approx([by_hand])
     assert list(table["anomalous"]) == list(table["image_score"] > by_hand)
     threshold = read_json(trained.folder("disc") / "cell.json")["image_threshold"]
-    assert f"anomalous at threshold {by_hand:.4g}, given in place of {threshold:.4g};" in capsys.readouterr().out
+    assert f"anomalous at threshold {by_hand:.4g}, in place of {threshold:.4g};" in capsys.readouterr().out
+
+
+def test_threshold_that_keeps_a_false_alarm_rate(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    images, model = str(trained.images / "disc" / "test"), str(trained.folder("disc"))
+    command = ("predict", "--model", model, "--out", str(tmp_path / "out"), images)
+    said = refusal(*command, "--false-alarm-rate", "0.001", monkeypatch=monkeypatch, capsys=capsys)
+    assert "cannot keep a false alarm rate of 0.001; 999 are needed" in said
+    predict.run(model, images, tmp_path / "out", "csv", false_alarm_rate=0.5)
+    calibration = read_json(trained.folder("disc") / "config.json")["thresholds"]["calibration_scores"]
+    (applied,) = pd.read_csv(tmp_path / "out" / "scores.csv")["threshold"].unique()
+    assert np.mean(np.array(calibration) > applied) == pytest.approx(0.5, abs=0.5 / len(calibration))
 
 
 def test_heat_map_is_that_of_the_benchmark(trained: Trained, tmp_path: Path):

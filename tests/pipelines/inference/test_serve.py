@@ -137,6 +137,9 @@ def test_threshold_of_a_request_is_applied_and_told(endpoint: Endpoint):
         assert answer["score"] == pytest.approx(stored["score"], rel=1e-5)
         assert (answer["threshold"], answer["anomalous"]) == (threshold, anomalous)
     assert endpoint.post("disc", image).json()["threshold"] == stored["threshold"]
+    assert endpoint.post("disc", image, "?false_alarm_rate=0.5").json()["threshold"] < stored["threshold"]
+    refused = endpoint.post("disc", image, "?false_alarm_rate=0.5&threshold=1")
+    assert refused.status_code == 422 and "give one" in refused.text
 
 
 def test_what_is_served_and_how_it_is(endpoint: Endpoint):
