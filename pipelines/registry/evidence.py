@@ -74,7 +74,7 @@ class Evidence:
     @property
     def missing(self) -> str:
         """What its test images lack, in words, so that some figures do not exist; empty if nothing."""
-        labels = self.scores["label"]
+        labels = self.scores["label"].to_numpy()
         return missing_images(int((labels == 0).sum()), int((labels == 1).sum()), int("pixel_auroc" in self.metrics))
 
     def write(self, folder: Path) -> None:

@@ -20,7 +20,7 @@ from clflow.heatmap import Picture
 from clflow.score import upsample
 from pipelines.workspace.cells import Cell
 from pipelines.workspace.paths import Workspace
-from pipelines.workspace.results import missing_images, read_cell, read_scores
+from pipelines.workspace.results import count_images, missing_images, read_cell, read_scores
 
 if TYPE_CHECKING:
     from clflow.config.schema import Protocol
@@ -47,7 +47,7 @@ def write(aggregated: list[Cell], protocol: Protocol, workspace: Workspace) -> N
             if len(detector.scores):
                 (folder / detector.cell.dataset).mkdir(exist_ok=True)
                 _save(sheet(detector), folder / detector.cell.dataset / f"{detector.cell.category}.png")
-        with_defects = [detector for detector in detectors if detector.scores["label"].any()]
+        with_defects = [detector for detector in detectors if detector.has_defects]
         if with_defects:
             _save(overview(with_defects), folder / "overview.png")
         (folder / "index.md").write_text(_index(detectors), encoding="utf-8")
@@ -80,6 +80,11 @@ class _Detector:
             workspace.data(cell.dataset),
             protocol.mask_threshold,
         )
+
+    @property
+    def has_defects(self) -> bool:
+        """Whether any test image is defective."""
+        return 1 in self.scores["label"].tolist()
 
     def tiles(self, row: int, size: int) -> tuple[Picture, Picture, Picture]:
         """Image, the same with the outline of the truth, and the heat map, each uint8 (size, size, 3)."""
@@ -206,15 +211,14 @@ def _save(page: Image.Image, path: Path) -> None:
 
 def _index(detectors: list[_Detector]) -> str:
     lines = ["# Gallery", "", f"{heatmap.LEGEND} Nothing here was chosen by hand.", ""]
-    if any(detector.scores["label"].any() for detector in detectors):
+    if any(detector.has_defects for detector in detectors):
         lines += ["![Overview](overview.png)", ""]
     for detector in detectors:
         cell, scores = detector.cell, detector.scores
         lines += [f"## {cell.dataset} / {cell.category}", ""]
         if len(scores):
             lines += [f"![]({cell.dataset}/{cell.category}.png)", ""]
-        counts = [int(of_kind.sum()) for of_kind in (scores["label"] == 0, scores["label"] == 1, scores["mask"] != "")]
-        missing = missing_images(*counts)
+        missing = missing_images(*count_images(scores))
         if missing:
             lines += [f"It has {missing}.", ""]
     return "\n".join(lines)

@@ -33,6 +33,7 @@ from pipelines.workspace.results import (
     HARDWARE,
     MEAN,
     TEST_IMAGES,
+    count_images,
     has_both_classes,
     read_cell,
     read_score_record,
@@ -109,8 +110,6 @@ def _measure_category(group: list[Cell], protocol: Protocol, workspace: Workspac
             scored[cell] = read_scores(cell, workspace)
             if not scored[cell][0].loc[:, _TRUTH].equals(test.loc[:, _TRUTH]):
                 raise DataError("its scores are of other test images than the manifest lists; evaluate it again.")
-    defective = int(test["label"].sum())
-    counts = (len(test) - defective, defective, int((test["mask"] != "").sum()))
     pixel = _pixel_metrics({cell: maps for cell, (_, maps) in scored.items()}, test, dataset, protocol)
     rows = []
     for cell, (scores, _) in scored.items():
@@ -121,7 +120,7 @@ def _measure_category(group: list[Cell], protocol: Protocol, workspace: Workspac
             rates = rates_at(recorded["image_threshold"], labels, image_scores)
         rows.append(
             asdict(cell)
-            | dict(zip(TEST_IMAGES, counts, strict=True))
+            | dict(zip(TEST_IMAGES, count_images(test), strict=True))
             | {metric: (metrics | pixel[cell]).get(metric, np.nan) for metric in METRICS}
             | rates
             | {name: recorded[name] for name in (*COSTS, "commit", "data_hash", "tuned", *HARDWARE)}
@@ -133,7 +132,7 @@ def _pixel_metrics(
     maps: dict[Cell, np.ndarray], test: pd.DataFrame, dataset: Path, protocol: Protocol
 ) -> dict[Cell, dict[str, float]]:
     """Pixel metrics of cells from their maps of the test images, a few images at a time; none without any mask."""
-    if not (test["mask"] != "").any():
+    if set(test["mask"].tolist()) <= {""}:
         return {cell: {} for cell in maps}
     counted: dict[Cell, PixelCounts] = {}
     for cell in maps:
@@ -199,7 +198,7 @@ def dataset_means(board: pd.DataFrame) -> dict[str, dict[str, dict[str, float]]]
     tree: dict[str, dict[str, dict[str, float]]] = {}
     for _, row in board.loc[board["category"] == MEAN].iterrows():
         means = {metric: row[f"{metric}_mean"] for metric in METRICS} | {name: row[name] for name in AT_THRESHOLD}
-        tree.setdefault(row["dataset"], {})[row["method"]] = {
-            name: round(mean, 6) for name, mean in means.items() if not np.isnan(mean)
-        } | {name: int(row[name]) for name in AVERAGED}
+        figures: dict[str, float] = {name: round(mean, 6) for name, mean in means.items() if not np.isnan(mean)}
+        figures |= {name: int(row[name]) for name in AVERAGED}
+        tree.setdefault(row["dataset"], {})[row["method"]] = figures
     return tree

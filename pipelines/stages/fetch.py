@@ -15,7 +15,7 @@ from clflow.data.fetch import fetch
 from clflow.errors import ParameterError
 from clflow.files import cache_folder
 from pipelines.workspace.paths import Workspace
-from pipelines.workspace.results import missing_images
+from pipelines.workspace.results import count_images, missing_images
 
 
 def run(params: Params, dataset: str, workspace: Workspace) -> None:
@@ -51,7 +51,7 @@ def run(params: Params, dataset: str, workspace: Workspace) -> None:
 def _summary(category: str, rows: pd.DataFrame, published: Counts | None) -> str:
     kinds = list(zip(rows["split"], rows["label"], strict=True))
     counts = Counts(*(kinds.count(kind) for kind in (("train", 0), ("test", 0), ("test", 1))))
-    missing = missing_images(counts.test_good, counts.test_defective, int((rows["mask"] != "").sum()))
+    missing = missing_images(*count_images(rows.loc[rows["split"] == "test"]))
     notes = [missing] if missing else []
     if published not in (None, counts):
         notes.append(f"published were {_numbers(published)}")

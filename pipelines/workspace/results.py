@@ -106,7 +106,13 @@ def read_scores(cell: Cell, workspace: Workspace) -> tuple[pd.DataFrame, np.ndar
 
 def has_both_classes(scores: pd.DataFrame) -> bool:
     """Whether some of the scored images are normal and some defective, without which there are no image metrics."""
-    return scores["label"].nunique() == 2
+    return set(scores["label"].tolist()) == {0, 1}
+
+
+def count_images(rows: pd.DataFrame) -> tuple[int, int, int]:
+    """How many images (rows of a manifest or of scores) are normal, how many defective, and how many have a mask."""
+    labels, masks = rows["label"].to_numpy(), rows["mask"].to_numpy()
+    return int((labels == 0).sum()), int((labels == 1).sum()), int((masks != "").sum())
 
 
 def missing_images(good: int, defective: int, masks: int) -> str:

@@ -79,8 +79,7 @@ class Scored:
         scores.to_csv(self.workspace.score(cell) / "scores.csv", index=False)
         self.write_maps(cell, maps)
         record = {"key": cell.key, "score_key": fingerprint([cell.key, "scores"])}
-        record["inference_ms"] = 12.5 if len(rows) else None
-        write_json(self.workspace.score(cell) / SCORED, record)
+        write_json(self.workspace.score(cell) / SCORED, record | {"inference_ms": 12.5 if len(rows) else None})
         folder = self.workspace.run(cell)
         folder.mkdir(parents=True)
         history = {"step": [10, 20, 30], "loss": [3.0, 2.0, 1.0 + cell.seed]}
