@@ -10,10 +10,10 @@ VENV ?= .venv
 DEMO_WORKSPACE = $(or $(TMPDIR),/tmp)/clflow-demo-$(shell id -un)
 BIN := $(abspath $(VENV))/bin
 INSTALLED := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | cksum | tr -d ' ')
-EXTRAS := demo,dev,export,peers,serve,workflow
+EXTRAS := demo,dev,docs,export,peers,serve,workflow
 CLFLOW = PATH="$(BIN):$$PATH" $(BIN)/clflow
 
-.PHONY: demo test lint docs benchmark named install
+.PHONY: demo test lint docs benchmark named install lock
 .DEFAULT_GOAL := demo
 
 
@@ -39,6 +39,13 @@ lint: install
 docs: install
 	PATH="$(BIN):$$PATH" NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
+# A local part of a version, such as +cpu, names a build of this machine.
+lock:
+	lock=$$(mktemp --directory) && trap 'rm -r "$$lock"' EXIT && $(PYTHON) -m venv "$$lock" \
+	&& "$$lock/bin/pip" install --quiet torch torchvision --editable ".[$(EXTRAS)]" \
+	&& { echo '# Exact versions of all that the extras of pyproject.toml bring; `make lock` renews it.'; \
+	     "$$lock/bin/pip" freeze --exclude-editable | sed 's/+.*//'; } > constraints.txt
+
 install: $(INSTALLED)
 	@PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 
@@ -47,5 +54,5 @@ install: $(INSTALLED)
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip setuptools wheel
-	$(BIN)/pip install --quiet torch==2.13.0 torchvision==0.28.0 --editable ".[demo,dev,docs,export,peers]"
+	$(BIN)/pip install --quiet --constraint constraints.txt torch torchvision --editable ".[$(EXTRAS)]"
 	@touch $@

@@ -50,8 +50,9 @@ def run(folder: Path, images: Path | None) -> None:
     params = folder / "params.yaml"
     if params.exists():
         raise ClflowError(f"{params} exists; edit it, or name another folder.")
+    page = _page(folder, images)
     with write_atomically(params) as temporary:
-        temporary.write_text(_page(folder, images), encoding="utf-8")
+        temporary.write_text(page, encoding="utf-8")
     name, workspace = shlex.quote(str(params)), shlex.quote(str(folder / "run"))
     print(f"{params}: edit it, then clflow benchmark --params {name} --workspace {workspace}")
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import os
 import shutil
-import tempfile
-import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -94,13 +92,10 @@ class Detector:
     Args:
         folder: where its files are.
         judge: that scores.
-        temporary: the folder, if it is to vanish with the detector.
     """
 
-    def __init__(self, folder: Path, judge: Judge, temporary: tempfile.TemporaryDirectory[str] | None = None):
+    def __init__(self, folder: Path, judge: Judge):
         self._folder, self._judge = folder, judge
-        if temporary is not None:
-            weakref.finalize(self, temporary.cleanup)
 
     @property
     def threshold(self) -> float:

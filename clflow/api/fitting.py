@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import tempfile
 import warnings
+import weakref
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -24,6 +26,7 @@ from clflow.errors import WeightsError
 from clflow.features.backbone import require_identity, weights_identity
 from clflow.features.cache import FeatureCache
 from clflow.features.extraction import Features
+from clflow.features.hub import hub_or_cache
 from clflow.features.weights import find_weights
 from clflow.files import cache_folder, fingerprint, folder_atomically, read_json, write_json
 from clflow.judge import Judge, best_device
@@ -69,12 +72,20 @@ def fit(
             with pip is used instead, with a warning, if they are installed.
         DivergenceError: training left the range of useful numbers.
     """
-    folder, temporary = _place(out)
+    if out is not None:
+        require_free(Path(out))
     found = images if isinstance(images, OwnImages) else find_own_images(images)
     computes = torch.device(device) if device else best_device()
     task = _open(found, _stated(params), method, seed, computes)
-    trained = _train(task, folder, progress or (lambda point: None))
-    return Detector(folder, Judge.of_detector(trained, computes), temporary)
+    with ExitStack() as stack:
+        if out is None:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="clflow-"))) / "detector"
+        else:
+            folder = Path(out)
+        trained = _train(task, folder, progress or (lambda point: None))
+        detector = Detector(folder, Judge.of_detector(trained, computes))
+        weakref.finalize(detector, stack.pop_all().close)
+    return detector
 
 
 @dataclass(frozen=True)
@@ -88,14 +99,6 @@ class _Task:
     features: Features
     weights: str
     device: torch.device
-
-
-def _place(out: str | os.PathLike[str] | None) -> tuple[Path, tempfile.TemporaryDirectory[str] | None]:
-    if out is not None:
-        require_free(Path(out))
-        return Path(out), None
-    temporary = tempfile.TemporaryDirectory(prefix="clflow-")
-    return Path(temporary.name) / "detector", temporary
 
 
 def _stated(params: Mapping[str, Any] | str | os.PathLike[str] | None) -> list[Layer]:
@@ -133,7 +136,8 @@ def _open(images: OwnImages, stated: list[Layer], method: str, seed: int, device
 
 def _open_features(model: Model, method: str, device: torch.device) -> tuple[Features, str]:
     weights = find_weights(model.backbone, model.weights)
-    identity, features = weights_identity(weights), find_method(method).features(weights, model)
+    with hub_or_cache() if weights.file is None else nullcontext():
+        identity, features = weights_identity(weights), find_method(method).features(weights, model)
     require_identity(features.backbone, weights, identity)
     return features.to(device), identity
 
