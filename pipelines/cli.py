@@ -6,6 +6,7 @@ import errno
 import io
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -18,15 +19,21 @@ from pipelines.workspace.paths import Workspace
 
 # Libraries are imported inside the verbs: `clflow fetch` must not wait for torch, Ray and MLflow.
 
+OWN = "Your own images"
+BENCHMARK = "Benchmarks"
+STAGES = "Stages of a benchmark, as dvc.yaml calls them"
+REGISTRY = "Model registry"
+COSTS = "Costs"
+
 app = typer.Typer(
-    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="CL-Flow visual anomaly detection: train, score, track and compare, one verb per stage.",
 )
 
 config = typer.Typer(no_args_is_help=True, help="Parameters: what is in force, and where it is stated.")
-app.add_typer(config, name="config")
+app.add_typer(config, name="config", rich_help_panel=BENCHMARK)
 
 ParamsFile = Annotated[Path, typer.Option("--params", help="Parameter file; its folder is the workspace.")]
 DatasetName = Annotated[str, typer.Option("--dataset", help="A dataset of the parameter file.")]
@@ -40,7 +47,32 @@ _EXTRAS = {
 """Packages that the extras of pyproject.toml bring, by the name that is imported."""
 
 
-@config.command()
+Verb = Callable[..., None]
+
+
+def _verb(panel: str, example: str) -> Callable[[Verb], Verb]:
+    """A verb in a panel of the help, with an example of its arguments."""
+    return app.command(rich_help_panel=panel, epilog=f"Example: clflow {example}")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from clflow import __version__
+
+        print(f"clflow {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    pass
+
+
+@config.command(epilog="Example: clflow config show --origin")
 def show(
     params: ParamsFile = DEFAULT,
     origin: Annotated[bool, typer.Option("--origin", help="Beside each value, the file that states it.")] = False,
@@ -53,7 +85,34 @@ def show(
     print(render(found, origin), end="")
 
 
-@app.command()
+@_verb(OWN, "fit images/line-3 --out line-3")
+def fit(
+    images: Annotated[Path, typer.Argument(help="Folder of normal images, or of a part in the layout of MVTec AD.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the detector.")],
+    params: Annotated[
+        Path | None, typer.Option("--params", help="Parameter file of what differs from the defaults.")
+    ] = None,
+    method: Annotated[str, typer.Option("--method", help="To train.")] = "clflow",
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of weights and sampling.")] = 0,
+) -> None:
+    """Train a detector on a folder of images, without a workspace."""
+    from pipelines.inference import fit as verb
+
+    verb.run(images, out, params, method, seed)
+
+
+@_verb(OWN, "init line-3 --images images/line-3")
+def init(
+    folder: Annotated[Path, typer.Argument(help="Folder for the parameter file.")],
+    images: Annotated[Path | None, typer.Option("--images", help="Folder of a folder for each category.")] = None,
+) -> None:
+    """Begin a benchmark of one's own images: write a short parameter file with comments."""
+    from pipelines import init as verb
+
+    verb.run(folder, images)
+
+
+@_verb(STAGES, "fetch --dataset demo --params pipelines/demo.yaml")
 def fetch(dataset: DatasetName, params: ParamsFile = DEFAULT) -> None:
     """Bring a dataset's images here, verified, with a manifest."""
     from pipelines.stages import fetch as stage
@@ -61,7 +120,7 @@ def fetch(dataset: DatasetName, params: ParamsFile = DEFAULT) -> None:
     stage.run(*_workspace(params, dataset))
 
 
-@app.command()
+@_verb(STAGES, "plan --dataset mvtec_ad --explain screw-clflow-s0")
 def plan(
     dataset: Annotated[
         str | None, typer.Option("--dataset", help="A dataset of the parameter file; default: all of the benchmark.")
@@ -88,7 +147,7 @@ def plan(
         stage.run(loaded, name, workspace, inputs_only)
 
 
-@app.command()
+@_verb(STAGES, "synthesize --dataset mvtec_ad")
 def synthesize(dataset: DatasetName, params: ParamsFile = DEFAULT) -> None:
     """Make synthetic anomalies with masks and boxes, and a contact sheet per category."""
     from pipelines.stages import synthesize as stage
@@ -96,7 +155,7 @@ def synthesize(dataset: DatasetName, params: ParamsFile = DEFAULT) -> None:
     stage.run(*_workspace(params, dataset))
 
 
-@app.command()
+@_verb(STAGES, "train --dataset mvtec_ad --dry-run")
 def train(
     dataset: DatasetName,
     params: ParamsFile = DEFAULT,
@@ -113,7 +172,7 @@ def train(
         stage.run(loaded, dataset, workspace)
 
 
-@app.command()
+@_verb(STAGES, "tune --dataset mvtec_ad --category screw --trials 20")
 def tune(
     dataset: DatasetName,
     category: CategoryNames = None,
@@ -129,7 +188,7 @@ def tune(
     stage.run(loaded, dataset, workspace, _categories(loaded, dataset, category), each, trials, timeout)
 
 
-@app.command()
+@_verb(STAGES, "evaluate --dataset mvtec_ad")
 def evaluate(dataset: DatasetName, params: ParamsFile = DEFAULT) -> None:
     """Score the test images with every trained cell."""
     from pipelines.stages import evaluate as stage
@@ -137,7 +196,7 @@ def evaluate(dataset: DatasetName, params: ParamsFile = DEFAULT) -> None:
     stage.run(*_workspace(params, dataset))
 
 
-@app.command()
+@_verb(STAGES, "aggregate --allow-missing")
 def aggregate(
     params: ParamsFile = DEFAULT,
     allow_missing: Annotated[bool, typer.Option("--allow-missing", help="Leave out cells without scores.")] = False,
@@ -149,7 +208,7 @@ def aggregate(
     stage.run(loaded, workspace, allow_missing)
 
 
-@app.command()
+@_verb(STAGES, "report")
 def report(params: ParamsFile = DEFAULT) -> None:
     """Write leaderboard, plots and galleries, and bring the results to MLflow."""
     from pipelines.stages import report as stage
@@ -159,34 +218,7 @@ def report(params: ParamsFile = DEFAULT) -> None:
     stage.publish(loaded, workspace)
 
 
-@app.command()
-def fit(
-    images: Annotated[Path, typer.Argument(help="Folder of normal images, or of a part in the layout of MVTec AD.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder for the detector.")],
-    params: Annotated[
-        Path | None, typer.Option("--params", help="Parameter file of what differs from the defaults.")
-    ] = None,
-    method: Annotated[str, typer.Option("--method", help="To train.")] = "clflow",
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of weights and sampling.")] = 0,
-) -> None:
-    """Train a detector on a folder of images, without a workspace."""
-    from pipelines.inference import fit as verb
-
-    verb.run(images, out, params, method, seed)
-
-
-@app.command()
-def init(
-    folder: Annotated[Path, typer.Argument(help="Folder for the parameter file.")],
-    images: Annotated[Path | None, typer.Option("--images", help="Folder of a folder for each category.")] = None,
-) -> None:
-    """Begin a benchmark of one's own images: write a short parameter file with comments."""
-    from pipelines import init as verb
-
-    verb.run(folder, images)
-
-
-@app.command()
+@_verb(OWN, "predict new-images --model line-3 --out judged")
 def predict(
     images: Annotated[str, typer.Argument(help="A folder, an image, or a quoted pattern ('line/*.png').")],
     model: Annotated[str, typer.Option("--model", help="A detector's folder, models:/<name>@champion, or a graph.")],
@@ -206,7 +238,7 @@ def predict(
     verb.run(model, images, out, table_format, threshold, false_alarm_rate)
 
 
-@app.command()
+@_verb(OWN, "export --model line-3 --out line-3-graph --format openvino")
 def export(
     model: Annotated[str, typer.Option("--model", help="A detector's folder, or models:/<name>@champion in MLflow.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for the graph.")],
@@ -218,7 +250,7 @@ def export(
     verb.run(model, out, to)
 
 
-@app.command()
+@_verb(OWN, "serve --model line-3 --port 8000")
 def serve(
     dataset: Annotated[str | None, typer.Option("--dataset", help="A dataset of the parameter file.")] = None,
     category: CategoryNames = None,
@@ -243,7 +275,7 @@ def serve(
     verb.run(loaded, dataset, workspace, _categories(loaded, dataset, category), host, port)
 
 
-@app.command()
+@_verb(OWN, "drift judged/watch")
 def drift(
     folder: Annotated[Path, typer.Argument(help="A folder watch/, of a prediction or of the workspace that serves.")],
     params: ParamsFile = DEFAULT,
@@ -255,7 +287,7 @@ def drift(
     raise typer.Exit(1 if verb.run(folder, loaded.watching) else 0)
 
 
-@app.command()
+@_verb(BENCHMARK, "gc --keep-days 30")
 def gc(
     keep_days: Annotated[
         float, typer.Option("--keep-days", min=0, help="Keep what was written within so many days.")
@@ -269,7 +301,7 @@ def gc(
     verb.run(*_load(params), keep_days, remove)
 
 
-@app.command()
+@_verb(BENCHMARK, "sync")
 def sync(params: ParamsFile = DEFAULT) -> None:
     """Bring to MLflow what it missed while it could not be reached."""
     from pipelines.stages import report as stage
@@ -282,7 +314,7 @@ def sync(params: ParamsFile = DEFAULT) -> None:
     print(f"MLflow at {tracker.uri} has all of {len(wanted)} cells that are complete.")
 
 
-@app.command()
+@_verb(REGISTRY, "promote --dataset mvtec_ad --category screw --dry-run")
 def promote(
     dataset: Annotated[str | None, typer.Option("--dataset", help="A dataset of the parameter file.")] = None,
     category: CategoryNames = None,
@@ -307,7 +339,7 @@ def promote(
     stage.run(loaded, wanted, workspace, source, dry_run)
 
 
-@app.command()
+@_verb(REGISTRY, "rollback --dataset mvtec_ad --category screw")
 def rollback(
     dataset: DatasetName,
     category: Annotated[str, typer.Option("--category", help="A category of the dataset.")],
@@ -321,7 +353,7 @@ def rollback(
     stage.rollback(dataset, category, workspace)
 
 
-@app.command()
+@_verb(BENCHMARK, "doctor --params line-3/params.yaml")
 def doctor(params: ParamsFile = DEFAULT) -> None:
     """Check resources, paths, weights, tracking and dataset links; say what is wrong and what to do."""
     from pipelines.doctor import examine
@@ -330,7 +362,7 @@ def doctor(params: ParamsFile = DEFAULT) -> None:
     raise typer.Exit(2 if examine(loaded, workspace) else 0)
 
 
-@app.command()
+@_verb(BENCHMARK, "benchmark --params line-3/params.yaml --workspace line-3/run")
 def benchmark(
     params: Annotated[Path, typer.Option("--params", help="Parameter file of the benchmark.")],
     workspace: Annotated[Path, typer.Option("--workspace", help="Folder to work in; kept and continued.")],
@@ -341,7 +373,7 @@ def benchmark(
     raise typer.Exit(runner.run(params.resolve(), workspace.resolve()))
 
 
-@app.command()
+@_verb(COSTS, "bench --dataset mvtec_ad --category screw")
 def bench(
     dataset: DatasetName,
     category: Annotated[str, typer.Option("--category", help="A category of the dataset.")],
@@ -362,7 +394,7 @@ def bench(
     verb.run(loaded, dataset, category, workspace, out)
 
 
-@app.command()
+@_verb(COSTS, "bench-accelerator --dataset mvtec_ad")
 def bench_accelerator(
     dataset: DatasetName,
     category: CategoryNames = None,

@@ -126,12 +126,12 @@ def check(words: list[str], is_complete: bool):
 
 def check_verb(command: Any, arguments: list[str], is_complete: bool):
     """Check arguments against a command of Typer or click, or a group of them."""
-    while hasattr(command, "commands"):
+    while hasattr(command, "commands") and not arguments[0].startswith("-"):
         verb, *arguments = arguments
         found = command.get_command(Context(command), verb)  # mlflow has aliases
         assert found is not None, f"there is no command {verb}"
         command = found
-    known = {name for parameter in command.params for name in parameter.opts}
+    known = {name for parameter in command.get_params(Context(command)) for name in parameter.opts}
     assert options(arguments) <= known, f"{command.name} has not all of {options(arguments)}"
     if is_complete:
         command.make_context(command.name, arguments).close()  # raises on what is missing or of another type

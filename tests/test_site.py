@@ -117,6 +117,7 @@ def test_every_command_and_option_is_listed(site: Path):
         assert f"clflow {name}" in text
         options = [name for parameter in verb.params for name in parameter.opts if name.startswith("--")]
         assert [option for option in options if option not in text] == []
+        assert "Example: clflow" not in text  # it is a block of code
 
 
 def test_formulas_are_drawn_without_a_script(site: Path):

@@ -56,7 +56,7 @@ def _commands() -> str:
     """The pages of all commands, as Typer writes them."""
     program = [sys.executable, "-m", "typer", "pipelines.cli", "utils", "docs", "--name", "clflow"]
     written = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    return written[written.index("## ") :]
+    return re.sub(r"^Example: (clflow .*)$", r"```bash\n\1\n```", written[written.index("## ") :], flags=re.MULTILINE)
 
 
 def _parameters() -> str:
