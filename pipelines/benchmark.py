@@ -18,6 +18,7 @@ from clflow.config.show import render
 from clflow.errors import ClflowError, ParameterError
 from clflow.files import file_sha256, read_json, write_json
 from pipelines.compute.signals import run_command
+from pipelines.workspace.names import require_known
 from pipelines.workspace.outputs import MARKER, Outputs
 from pipelines.workspace.paths import Workspace
 
@@ -53,13 +54,14 @@ def prepare(params: Path, workspace: Path) -> None:
     they mean in the parameter file.
 
     Raises:
-        ParameterError: the parameter file does not fit the schema, or the workspace is the checkout itself.
+        ParameterError: the parameter file does not fit the schema, names what does not exist, or the workspace is the
+            checkout itself.
         ClflowError: the folder is no workspace, or that of another parameter file, or its copies were edited.
     """
     if find_spec("dvc") is None:
         raise ClflowError("DVC, which runs the pipeline, is not installed; pip install 'clflow[workflow]'.")
     found = effective(params)
-    check(found)
+    require_known(check(found))
     if workspace == CHECKOUT:
         raise ParameterError("the workspace is the checkout itself; name another folder, or run `dvc repro` here.")
     record, outputs = Workspace(workspace).owner_record, Outputs(workspace)

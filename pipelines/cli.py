@@ -13,8 +13,10 @@ from typing import Annotated, Literal
 import typer
 
 from clflow.config.params import Params, check, effective, load, part_defaults
+from clflow.config.spelling import did_you_mean
 from clflow.errors import ClflowError
 from pipelines.compute.signals import interruptible
+from pipelines.workspace.names import require_known
 from pipelines.workspace.paths import Workspace
 
 # Libraries are imported inside the verbs: `clflow fetch` must not wait for torch, Ray and MLflow.
@@ -358,8 +360,7 @@ def doctor(params: ParamsFile = DEFAULT) -> None:
     """Check resources, paths, weights, tracking and dataset links; say what is wrong and what to do."""
     from pipelines.doctor import examine
 
-    loaded, workspace = _load(params)
-    raise typer.Exit(2 if examine(loaded, workspace) else 0)
+    raise typer.Exit(2 if examine(load(params), Workspace(params.resolve().parent)) else 0)
 
 
 @_verb(BENCHMARK, "benchmark --params line-3/params.yaml --workspace line-3/run")
@@ -410,13 +411,16 @@ def bench_accelerator(
 
 
 def _load(params: Path) -> tuple[Params, Workspace]:
-    return load(params), Workspace(params.resolve().parent)
+    loaded = load(params)
+    require_known(loaded)
+    return loaded, Workspace(params.resolve().parent)
 
 
 def _workspace(params: Path, dataset: str) -> tuple[Params, str, Workspace]:
     loaded, workspace = _load(params)
     if dataset not in loaded.data:
-        raise ClflowError(f"--dataset {dataset!r} is not described in {params}; it has {', '.join(loaded.data)}.")
+        near = did_you_mean(dataset, loaded.data) or f"; it has {', '.join(loaded.data)}."
+        raise ClflowError(f"--dataset {dataset!r} is not described in {params}{near}")
     return loaded, dataset, workspace
 
 
@@ -424,7 +428,8 @@ def _categories(params: Params, dataset: str, named: list[str] | None) -> tuple[
     known = params.data[dataset].categories
     for category in named or ():
         if category not in known:
-            raise ClflowError(f"--category {category!r} is none of {dataset}; it has {', '.join(known)}.")
+            near = did_you_mean(category, known) or f"; it has {', '.join(known)}."
+            raise ClflowError(f"--category {category!r} is none of {dataset}{near}")
     return tuple(dict.fromkeys(named or known))
 
 

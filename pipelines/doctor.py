@@ -14,6 +14,7 @@ from clflow.config.params import Params
 from clflow.data.catalogue import find
 from clflow.errors import ClflowError
 from clflow.files import cache_folder
+from pipelines.workspace.names import require_known
 from pipelines.workspace.paths import Workspace
 
 _CATEGORY_GB = 0.5  # 0.33 of images in MVTec AD's 15 categories (4.9 GB); the rest for cells, scores and models
@@ -25,7 +26,7 @@ def examine(params: Params, workspace: Workspace) -> int:
     checks: list[tuple[str, Callable[[Params, Workspace], Iterator[str]]]] = [
         ("resources", _resources),
         ("paths", _paths),
-        ("methods", _methods),
+        ("names", _names),
         ("weights", _weights),
         ("datasets", _datasets),
         ("tracking", _tracking),
@@ -70,12 +71,9 @@ def _paths(params: Params, workspace: Workspace) -> Iterator[str]:
         yield f"{folder} has {free:.0f} GB free, {needed:.1f} may be taken"
 
 
-def _methods(params: Params, workspace: Workspace) -> Iterator[str]:
-    from clflow.methods.registry import find_method
-
-    for method in params.benchmark.methods:
-        find_method(method)
-        yield method
+def _names(params: Params, workspace: Workspace) -> Iterator[str]:
+    require_known(params)
+    yield f"methods {', '.join(params.benchmark.methods)}; datasets {', '.join(params.benchmark.datasets)}"
 
 
 def _weights(params: Params, workspace: Workspace) -> Iterator[str]:

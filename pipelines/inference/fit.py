@@ -12,6 +12,7 @@ from pathlib import Path
 from clflow.api.evaluating import evaluate
 from clflow.api.fitting import fit
 from clflow.data.own import find_own_images
+from pipelines.workspace.names import require_method
 
 _SHOWN = ("image_auroc", "aupro_30", "false_alarms", "misses")
 
@@ -28,6 +29,7 @@ def run(images: Path, out: Path, params: Path | None, method: str, seed: int) ->
     Raises:
         ClflowError: see `clflow.fit`.
     """
+    require_method(method)
     found = find_own_images(images)
     print(f"{images}: {found}", flush=True)
     with _warnings_as_lines():

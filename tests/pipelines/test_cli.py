@@ -1,9 +1,10 @@
-"""The command line explains itself: version, short help, panels by task, an example of each verb."""
+"""The command line explains itself: version, short help, panels by task, examples, and the name that was meant."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,8 @@ from typer.testing import CliRunner
 
 import clflow
 from pipelines.cli import app
+from tests import tiny
+from tests.pipelines.command import refusal
 
 
 def verbs(command: Any, *words: str) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -57,3 +60,42 @@ def test_help_has_an_example_that_can_be_called(words: tuple[str, ...]):
     example = shlex.split(verb.epilog.removeprefix("Example: "))
     assert tuple(example[: 1 + len(words)]) == ("clflow", *words)
     verb.make_context(words[-1], example[1 + len(words) :]).close()  # raises on what is missing or unknown
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"benchmark__methods": ["clfow"]}, "there is no method 'clfow'; did you mean 'clflow'?"),
+        ({"promotion__method": "fastflo"}, "there is no method 'fastflo'; did you mean 'fastflow'?"),
+        (
+            {"data__folder": {"source": None, "layout": "mvtec_ad", "categories": ["botle"]}},
+            "dataset folder has no category 'botle'; did you mean 'bottle'?",
+        ),
+    ],
+)
+@pytest.mark.parametrize("verb", ["fetch", "plan", "train", "benchmark"])
+def test_a_misspelt_name_is_told_before_any_work(
+    verb: str,
+    changes: dict[str, Any],
+    sentence: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    params = tiny.write_params(tmp_path / "tiny.yaml", tiny.params_tree(tmp_path / "nowhere", **changes))
+    more = ("--workspace", str(tmp_path / "run")) if verb == "benchmark" else ("--dataset", "folder")
+    command = verb, "--params", str(params), *more
+    assert refusal(*command, monkeypatch=monkeypatch, capsys=capsys) == sentence
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny.yaml"]
+
+
+def test_a_misspelt_option_value_is_answered_with_the_nearest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    params = str(tiny.write_params(tmp_path / "tiny.yaml", tiny.params_tree(tmp_path)))
+    for command, sentence in (
+        (("train", "--dataset", "foldr", "--params", params), f"not described in {params}; did you mean 'folder'?"),
+        (("tune", "--dataset", "folder", "--category", "dics", "--params", params), "'dics' is none of folder; did"),
+        (("fit", str(tmp_path), "--out", str(tmp_path / "out"), "--method", "clfow"), "did you mean 'clflow'?"),
+    ):
+        assert sentence in refusal(*command, monkeypatch=monkeypatch, capsys=capsys)

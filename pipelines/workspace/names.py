@@ -1,0 +1,33 @@
+"""Names in parameters that stand for something in the code: methods, layouts, and categories of known datasets."""
+
+from __future__ import annotations
+
+from clflow.config.params import Params, base_method
+from clflow.config.spelling import did_you_mean
+from clflow.data.catalogue import check_categories, find
+from clflow.errors import ParameterError
+from clflow.methods.registry import METHODS
+
+
+def require_known(params: Params) -> None:
+    """Make sure that every name stands for something, before hours are spent on the others.
+
+    Raises:
+        ParameterError: a method, a layout or a category is unknown; the sentence names the nearest one.
+    """
+    for method in (*params.benchmark.methods, params.tune.method, params.promotion.method):
+        require_method(method)
+    for name, dataset in params.data.items():
+        check_categories(name, find(name, dataset.layout), dataset.categories)
+
+
+def require_method(name: str) -> None:
+    """Make sure that there is a method of that name.
+
+    Raises:
+        ParameterError: there is none; the sentence names the nearest one.
+    """
+    method = base_method(name)
+    if method not in METHODS:
+        near = did_you_mean(method, METHODS) or f"; known are {', '.join(METHODS)}."
+        raise ParameterError(f"there is no method {method!r}{near}")
