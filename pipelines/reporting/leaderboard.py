@@ -13,7 +13,7 @@ from clflow.rates import RATES
 from pipelines.reporting.markdown import markdown_table
 from pipelines.reporting.published import PUBLISHED, PublishedResult
 from pipelines.reporting.tables import AVERAGED
-from pipelines.workspace.results import HARDWARE, MEAN, TEST_IMAGES, missing_images
+from pipelines.workspace.results import CALIBRATION, HARDWARE, MEAN, TEST_IMAGES, missing_images
 
 if TYPE_CHECKING:
     from clflow.config.params import Params
@@ -44,7 +44,9 @@ resized to a square, not cropped; a mask pixel is defective where the area-avera
 pixels of all test images. Defective images without a mask count for image metrics only. False alarms and
 misses are shares of the normal and of the defective test images that the stored threshold judges wrongly, with
 exact 95 % intervals (Clopper and Pearson); bounds are averaged like the rates, so that those of a mean over
-categories are wider than they need be."""
+categories are wider than they need be. Thresholds keep the expected false alarm rate on images like those that they
+were calibrated on; the shift is the p-value of a Kolmogorov-Smirnov test of whether the normal test images score like
+these. Where it is low, the test images are another kind of normal, and the rate is not kept."""
 
 _ANCHOR_NOTE = """\
 For orientation only: **published elsewhere, not measured here; other backbones and input sizes**, and often
@@ -193,9 +195,18 @@ def _verdicts(of_dataset: pd.DataFrame, cells: pd.DataFrame) -> str:
     for row in of_dataset.loc[of_dataset["n_seeds"] > 0].to_dict("records"):
         of_class = ["", ""] if row["category"] == MEAN else counts.loc[row["category"], list(TEST_IMAGES[:2])]
         shown = [text for rate, images in zip(RATES, of_class, strict=True) for text in (str(images), _rate(row, rate))]
-        rows.append([_category(row["category"], set()), row["method"], *shown])
+        rows.append([_category(row["category"], set()), row["method"], *shown, *_calibrated(row, cells)])
     header = ["category", "method", "normal images", "false alarms", "defective images", "misses"]
-    return markdown_table(header, "llrrrr", rows)
+    return markdown_table([*header, "calibration images", "expected false alarms", "shift, p"], "llrrrrrrr", rows)
+
+
+def _calibrated(row: dict[Any, Any], cells: pd.DataFrame) -> list[str]:
+    """Calibration images, the rate that they keep, and the median over seeds of how surely normal images moved."""
+    of_row = cells.loc[(cells["category"] == row["category"]) & (cells["method"] == row["method"])]
+    if of_row.empty:
+        return ["", "", ""]
+    images, expected, shift = of_row.loc[:, list(CALIBRATION)].median()
+    return [f"{images:.0f}", f"{100 * expected:.1f}", _MISSING if np.isnan(shift) else f"{shift:.2g}"]
 
 
 def _gains(of_dataset: pd.DataFrame, seeds: tuple[int, ...]) -> list[str]:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from scipy.stats import ks_2samp
 
 from clflow.data.images import read_mask
 from clflow.data.manifest import category_rows, read_manifest
@@ -28,6 +29,7 @@ from clflow.score import upsample
 from pipelines.workspace.cells import Cell
 from pipelines.workspace.paths import Workspace
 from pipelines.workspace.results import (
+    CALIBRATION,
     CELL_COLUMNS,
     COSTS,
     HARDWARE,
@@ -36,6 +38,7 @@ from pipelines.workspace.results import (
     count_images,
     has_both_classes,
     read_cell,
+    read_held_out,
     read_score_record,
     read_scores,
 )
@@ -123,9 +126,20 @@ def _measure_category(group: list[Cell], protocol: Protocol, workspace: Workspac
             | dict(zip(TEST_IMAGES, count_images(test), strict=True))
             | {metric: (metrics | pixel[cell]).get(metric, np.nan) for metric in METRICS}
             | rates
+            | _calibration(cell, image_scores[labels == 0], workspace)
             | {name: recorded[name] for name in (*COSTS, "commit", "data_hash", "tuned", *HARDWARE)}
         )
     return rows
+
+
+def _calibration(cell: Cell, normal_scores: np.ndarray, workspace: Workspace) -> dict[str, float]:
+    """The values of `CALIBRATION`, from what training recorded and the image scores of normal test images."""
+    recorded, held_out = read_cell(cell, workspace), read_held_out(cell, workspace)
+    reference = held_out.loc[held_out["label"] == 0, "image_score"].to_numpy()
+    test: Any = ks_2samp(normal_scores, reference) if len(normal_scores) else None
+    shift = np.nan if test is None else float(test.pvalue)
+    values = recorded["calibration_images"], recorded["expected_false_alarm_rate"], shift
+    return dict(zip(CALIBRATION, values, strict=True))
 
 
 def _pixel_metrics(

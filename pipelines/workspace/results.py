@@ -23,6 +23,10 @@ milliseconds per test image from pixels to scores, in the batches of the evaluat
 TEST_IMAGES = ("test_good", "test_defective", "test_masks")
 """How many test images a category has: normal ones, defective ones, and masks of these."""
 
+CALIBRATION = ("calibration_images", "expected_false_alarms", "shift_p")
+"""Of the stored threshold: how many normal images it was calibrated on, the false alarm rate that it keeps on images
+like these, and the p-value of a two-sample Kolmogorov-Smirnov test of whether normal test images score like these."""
+
 HARDWARE = ("device", "arithmetic")
 """What trained a cell: the device, and the precision of the flow's subnetworks while training."""
 
@@ -33,6 +37,7 @@ CELL_COLUMNS = (
     *("dataset", "category", "method", "seed", "train_images", *TEST_IMAGES),
     *METRICS,
     *AT_THRESHOLD,
+    *CALIBRATION,
     *COSTS,
     *("key", "commit", "data_hash", "tuned"),
     *HARDWARE,

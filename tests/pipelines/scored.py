@@ -99,6 +99,7 @@ class Scored:
                 },
                 **{"train_seconds": 1.5, "params_added": 123456, "device": "cpu AVX2", "arithmetic": "float32"},
                 **{"image_threshold": 0.5, "pixel_threshold": 1.0, "median_pixel_score": 0.0},
+                **{"calibration_images": 2, "expected_false_alarm_rate": 1 / 3},
             },
         )
 

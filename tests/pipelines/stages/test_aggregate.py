@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import ks_2samp
 from sklearn.metrics import roc_auc_score
 
 from clflow.errors import CellError, DataError
@@ -133,6 +134,11 @@ def test_cells_carry_recomputed_metrics_and_provenance(aggregated: Scored) -> No
     assert first["misses"] == pytest.approx(1 - anomalous[scores["label"] == 1].mean())
     for rate in ("false_alarms", "misses"):
         assert 0 <= first[f"{rate}_lower"] < first[rate] < first[f"{rate}_upper"] <= 1
+    assert (first["calibration_images"], first["expected_false_alarms"]) == (2, pytest.approx(1 / 3))
+    reference = [0.1, 0.2]  # held_out.csv
+    assert first["shift_p"] == pytest.approx(
+        ks_2samp(scores.loc[scores["label"] == 0, "image_score"], reference).pvalue
+    )
     assert first[["test_good", "test_defective", "test_masks"]].tolist() == [6, 6, 6]
     assert table.loc[:, METRICS].notna().to_numpy().all()
 
@@ -224,8 +230,8 @@ def test_what_no_test_image_tells_is_empty(tmp_path: Path) -> None:
     known = {category: set(table.columns[table.loc[category].notna().all()]) for category in ("nut", *test)}
     rates = {name: {each for each in AT_THRESHOLD if each.startswith(name)} for name in ("false_alarms", "misses")}
     assert known["nut"] - known["sound"] == set(METRICS) | rates["misses"]
-    assert known["nut"] - known["broken"] == set(IMAGE_METRICS) | rates["false_alarms"]
-    assert known["nut"] - known["new"] == {*METRICS, *AT_THRESHOLD, "inference_ms"}
+    assert known["nut"] - known["broken"] == set(IMAGE_METRICS) | rates["false_alarms"] | {"shift_p"}
+    assert known["nut"] - known["new"] == {*METRICS, *AT_THRESHOLD, "shift_p", "inference_ms"}
     assert board.loc["mean", "image_auroc_mean"] == pytest.approx(board.loc["nut", "image_auroc_mean"])
     assert board.loc["mean", "false_alarms"] == pytest.approx(board.loc[["nut", "sound"], "false_alarms"].mean())
     assert board.loc["mean", "inference_ms"] == 12.5

@@ -125,6 +125,7 @@ class Bench:
             "inputs": training_inputs(self.params, cell.method, data, synthetic),
             **{"train_seconds": seconds, "params_added": 123, "device": "cpu AVX2", "arithmetic": "float32"},
             **{"image_threshold": 1.0, "pixel_threshold": 2.0, "median_pixel_score": 0.5},
+            **{"calibration_images": 1, "expected_false_alarm_rate": 0.5},
         }
         write_json(folder / MARKER, record)
 
