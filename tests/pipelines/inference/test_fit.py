@@ -55,7 +55,7 @@ def test_its_folder_predicts_and_is_exported(part: Path, tiny_source: Path):
     assert scores["disc"].to_numpy() == pytest.approx(expected, rel=1e-4)
     (watched,) = (part / "by-disc" / "watch").glob("*.json")
     reference = json.loads(watched.read_text())["reference"]
-    assert compare((1.0,), tuple(reference), 0.01).n_reference == len(reference) == 3
+    assert compare((1.0,), tuple(reference), 0.01).n_reference == len(reference) == tiny.TRAIN
 
 
 def test_its_folder_is_served_without_a_registry(part: Path, tiny_source: Path):
