@@ -12,8 +12,7 @@ from clflow.config.params import TUNED
 from clflow.rates import RATES
 from pipelines.reporting.markdown import markdown_table
 from pipelines.reporting.published import PUBLISHED, PublishedResult
-from pipelines.reporting.tables import AVERAGED
-from pipelines.workspace.results import CALIBRATION, HARDWARE, MEAN, TEST_IMAGES, missing_images
+from pipelines.workspace.results import AVERAGED, CALIBRATION, HARDWARE, MEAN, TEST_IMAGES, missing_images
 
 if TYPE_CHECKING:
     from clflow.config.params import Params

@@ -24,11 +24,12 @@ from clflow.data.images import read_mask
 from clflow.data.manifest import category_rows, read_manifest
 from clflow.errors import CellError, DataError
 from clflow.metrics import METRICS, PixelCounts, Truth, image_metrics
-from clflow.rates import AT_THRESHOLD, RATES, rates_at
+from clflow.rates import AT_THRESHOLD, rates_at
 from clflow.score import upsample
 from pipelines.workspace.cells import Cell
 from pipelines.workspace.paths import Workspace
 from pipelines.workspace.results import (
+    AVERAGED,
     CALIBRATION,
     CELL_COLUMNS,
     COSTS,
@@ -45,14 +46,6 @@ from pipelines.workspace.results import (
 
 if TYPE_CHECKING:
     from clflow.config.schema import Protocol
-
-AVERAGED = {
-    "image_categories": "image_auroc",
-    "pixel_categories": "pixel_auroc",
-    **{f"{rate}_categories": rate for rate in RATES},
-}
-"""Columns of the leaderboard that say over how many categories a kind of figure is averaged (0 or 1 in the row of a
-category), each with a figure of that kind."""
 
 LEADERBOARD_COLUMNS = (
     *("dataset", "category", "method", "n_seeds", *AVERAGED),

@@ -12,7 +12,7 @@ import pandas as pd
 from clflow.errors import CellError, DataError
 from clflow.files import read_json
 from clflow.metrics import METRICS
-from clflow.rates import AT_THRESHOLD
+from clflow.rates import AT_THRESHOLD, RATES
 from pipelines.workspace.cells import EVAL_SCORES, MARKER, SCORED, Cell, is_complete
 from pipelines.workspace.paths import Workspace
 
@@ -32,6 +32,14 @@ HARDWARE = ("device", "arithmetic")
 
 MEAN = "mean"
 """What stands in place of a category in the leaderboard's rows over all categories of a dataset."""
+
+AVERAGED = {
+    "image_categories": "image_auroc",
+    "pixel_categories": "pixel_auroc",
+    **{f"{rate}_categories": rate for rate in RATES},
+}
+"""Columns of the leaderboard that say over how many categories a kind of figure is averaged (0 or 1 in the row of a
+category), each with a figure of that kind."""
 
 CELL_COLUMNS = (
     *("dataset", "category", "method", "seed", "train_images", *TEST_IMAGES),
