@@ -22,6 +22,7 @@ from clflow.config.schema import Dataset
 from clflow.data import demo
 from clflow.data.archive import extract
 from clflow.data.catalogue import Archive, Entry, check_categories, find
+from clflow.data.checks import check_images
 from clflow.data.download import Progress, download
 from clflow.data.layout import scan
 from clflow.data.manifest import FILE, read_manifest, write_manifest
@@ -58,6 +59,11 @@ def fetch(
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DataError(f"The disk is full; {name} needs more space in {folder} or {downloads}.") from error
         raise DataError(f"Fetching {name} failed ({error}); check that the path can be read or written.") from error
+
+
+def read_notes(record: Path) -> dict[str, list[str]]:
+    """What was odd about each category's images when they were placed, see `clflow.data.checks.check_images`."""
+    return {category: placed.get("notes", []) for category, placed in read_json(record)["categories"].items()}
 
 
 def _fetch(
@@ -109,7 +115,7 @@ def _replace(
     shutil.rmtree(staging, ignore_errors=True)
     try:
         source.place(categories, staging)
-        rows = {category: _check(entry, category, staging, source.where) for category in categories}
+        rows = _scan(entry, categories, staging, source.where)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / FILE).unlink(missing_ok=True)
         for category in categories:
@@ -118,6 +124,7 @@ def _replace(
                 "origin": origins[category],
                 "files": _listing(staging, category),
                 "rows": rows[category].to_dict("records"),
+                "notes": check_images(staging, category, rows[category]),
             }
             # Before the files are there: a kill in between leaves a damaged category, not a stranger's.
             write_json(record, state)
@@ -160,12 +167,17 @@ def _is_intact(folder: Path, category: str, placed: dict[str, Any]) -> bool:
     return True
 
 
-def _check(entry: Entry, category: str, staging: Path, where: str) -> pd.DataFrame:
-    try:
-        return scan(staging, category, entry.normal, entry.complete)
-    except DataError as error:
-        # The staging folder is gone when this is read.
-        raise DataError(str(error).replace(str(staging), where)) from None
+def _scan(entry: Entry, categories: Sequence[str], staging: Path, where: str) -> dict[str, pd.DataFrame]:
+    """The sample table of each category; what is wrong with any of them is told at once."""
+    rows, wrong = {}, []
+    for category in categories:
+        try:
+            rows[category] = scan(staging, category, entry.normal, entry.complete)
+        except DataError as error:
+            wrong.append(str(error).replace(str(staging), where))  # the staging folder is gone when this is read
+    if wrong:
+        raise DataError(" ".join(wrong))
+    return rows
 
 
 class _Source(Protocol):
@@ -231,9 +243,7 @@ class _Directory:
         path = self.root / category
         if not path.is_dir():
             return self.known.get(category, "")
-        for link in (path, *_files(path)):
-            if link.is_symlink():
-                raise DataError(f"{os.fspath(link)} is a link; replace it by what it points to.")
+        require_no_links(path)
         return fingerprint(_listing(self.root, category))
 
     def place(self, categories: Sequence[str], folder: Path) -> None:
@@ -273,9 +283,14 @@ def _source(
     known = {
         category: placed["origin"] for category, placed in state["categories"].items() if placed["source"] == source
     }
-    root = path / archive.root if archive else path
-    root = root if root.is_dir() else path
+    root = source_root(entry, path)
     return _Directory(str(root), name, root, known, progress)
+
+
+def source_root(entry: Entry, folder: Path) -> Path:
+    """The folder that holds the categories in a local folder, which may be that of an unpacked archive."""
+    root = folder / entry.archive.root if entry.archive else folder
+    return root if root.is_dir() else folder
 
 
 def _vouched(name: str, archive: Archive, path: Path, known: dict[str, Any] | None) -> dict[str, Any]:
@@ -305,6 +320,18 @@ def _stated(sidecar: Path, name: str) -> set[str]:
     text = sidecar.read_text(encoding="utf-8", errors="replace")
     lines = re.findall(r"^([0-9a-fA-F]{64})(?:[ \t]+\*?(\S.*?))?\s*$", text, flags=re.MULTILINE)
     return {digest.lower() for digest, file in lines if not file or Path(file).name == name}
+
+
+def require_no_links(folder: Path) -> None:
+    """Make sure that neither a folder nor anything in it is a link, which may lead out of it.
+
+    Raises:
+        DataError: there are links; it tells how many.
+    """
+    links = sorted(os.fspath(path) for path in (folder, *_files(folder)) if path.is_symlink())
+    if links:
+        what = "is a link; replace it" if len(links) == 1 else f"and {len(links) - 1} more are links; replace them"
+        raise DataError(f"{links[0]} {what} by what {'it points' if len(links) == 1 else 'they point'} to.")
 
 
 def _listing(folder: Path, category: str) -> dict[str, list[int]]:

@@ -51,11 +51,21 @@ def sample_table(folder: Path, category: str, samples: Iterable[Sample]) -> pd.D
     """Rows of the sample table for image files below ``folder``; every file is decoded once.
 
     Raises:
-        DataError: a file does not decode, or a mask is not of the size of its image.
+        DataError: files do not decode, or masks are not of the size of their images; all of them are named.
     """
+
+    def row(sample: Sample) -> dict[str, str | int] | DataError:
+        try:
+            return _row(folder, category, sample)
+        except DataError as error:
+            return error
+
     # Decoding and hashing release the interpreter lock.
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        rows = list(pool.map(lambda sample: _row(folder, category, sample), list(samples)))
+        rows = list(pool.map(row, list(samples)))
+    damaged = [str(each) for each in rows if isinstance(each, DataError)]
+    if damaged:
+        raise DataError(" ".join(damaged))
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 

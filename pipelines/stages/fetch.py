@@ -10,8 +10,9 @@ import pandas as pd
 
 from clflow.config.params import Params
 from clflow.data.catalogue import Counts, find
+from clflow.data.checks import check_count
 from clflow.data.download import Progress
-from clflow.data.fetch import fetch
+from clflow.data.fetch import fetch, read_notes
 from clflow.errors import ParameterError
 from clflow.files import cache_folder
 from pipelines.workspace.paths import Workspace
@@ -19,7 +20,7 @@ from pipelines.workspace.results import count_images, missing_images
 
 
 def run(params: Params, dataset: str, workspace: Workspace) -> None:
-    """Fetch the categories of ``dataset`` that the parameters list, and print what each of them holds.
+    """Fetch the categories of ``dataset`` that the parameters list, and print what each holds and what is odd about it.
 
     A relative source is one in the workspace.
 
@@ -44,8 +45,13 @@ def run(params: Params, dataset: str, workspace: Workspace) -> None:
             progress=progress,
         )
     print(f"{entry.title}; licence: {' '.join(filter(None, (entry.licence, entry.licence_url)))}")
+    notes = read_notes(workspace.fetch_record(dataset))
     for category in wanted.categories:
-        print(_summary(category, manifest.loc[manifest["category"] == category], entry.counts.get(category)))
+        rows = manifest.loc[manifest["category"] == category]
+        print(_summary(category, rows, entry.counts.get(category)))
+        few = check_count(rows["split"].tolist().count("train"), params.protocol.false_alarm_rate)
+        for note in [*notes[category], *filter(None, [few])]:
+            print(f"    note: {note}")
 
 
 def _summary(category: str, rows: pd.DataFrame, published: Counts | None) -> str:

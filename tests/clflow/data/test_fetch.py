@@ -15,7 +15,7 @@ from clflow.data.catalogue import CATALOGUE
 from clflow.data.fetch import fetch
 from clflow.data.manifest import read_manifest
 from clflow.errors import DataError, ParameterError
-from tests.archives import pack_tar, pack_zip, sha256, write_btad, write_image, write_mvtec
+from tests.archives import pack_tar, pack_zip, sha256, write_btad, write_image, write_mask, write_mvtec
 from tests.loopback import Mirror, serve
 
 
@@ -333,6 +333,18 @@ def test_failure_leaves_the_data_as_it_was(workspace: Workspace, mvtec: Path) ->
     assert {path.name for path in (workspace.root / "data").iterdir()} == {"mvtec_ad"}
 
 
+def test_all_damaged_files_of_all_categories_are_named_at_once(workspace: Workspace, mvtec: Path) -> None:
+    names = "bottle/train/good/001.png", "bottle/test/good/000.png", "grid/test/stain/000.png"
+    damaged = [mvtec / name for name in names]
+    for path in damaged:
+        path.write_bytes(path.read_bytes()[:90])
+    write_mask(mvtec / "grid/ground_truth/broken/000_mask.png", side=5)
+    with pytest.raises(DataError) as caught:
+        workspace.fetch("mvtec_ad", ["bottle", "grid"], mvtec)
+    assert [path for path in damaged if f"Image {path} cannot be decoded" not in str(caught.value)] == []
+    assert f"{mvtec}/grid/ground_truth/broken/000_mask.png is 5 x 5 pixels" in str(caught.value)
+
+
 def test_leftovers_of_a_killed_run_are_cleared(workspace: Workspace, mvtec: Path) -> None:
     (workspace.root / "data" / ".tmp-mvtec_ad" / "bottle").mkdir(parents=True)
     (workspace.root / "data" / ".tmp-mvtec_ad" / "bottle" / "half").touch()
@@ -371,6 +383,13 @@ def test_links_in_a_folder_are_refused(workspace: Workspace, mvtec: Path, place:
     with pytest.raises(DataError, match=f"{link} is a link"):
         workspace.fetch("mvtec_ad", ["bottle", "grid"], mvtec)
     assert not workspace.folder("mvtec_ad").exists()
+
+
+def test_links_are_counted(workspace: Workspace, mvtec: Path) -> None:
+    for path in sorted((mvtec / "grid/train/good").iterdir()):
+        path.symlink_to(path.rename(mvtec / path.name))
+    with pytest.raises(DataError, match=r"grid/train/good/000\.png and 3 more are links; replace them by what they"):
+        workspace.fetch("mvtec_ad", ["grid"], mvtec)
 
 
 def test_missing_source(workspace: Workspace) -> None:
