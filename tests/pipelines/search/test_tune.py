@@ -127,7 +127,7 @@ def test_what_cannot_be_searched_is_one_sentence(workspace: Workspace, tiny_sour
     (workspace.root / "tuned" / "folder.yaml").write_text("parameters: {}")
     with pytest.raises(ClflowError, match=r"tuned/folder\.yaml or its table was not written by `clflow tune`"):
         tune.run(write(workspace, tiny_source), "folder", workspace)
-    with pytest.raises(DataError, match="no train images of category 'disk'"):
+    with pytest.raises(DataError, match="no images of category 'disk'"):
         tune.run(write(workspace, tiny_source), "folder", workspace, ("disk",))
 
 
