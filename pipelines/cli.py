@@ -355,12 +355,18 @@ def rollback(
     stage.rollback(dataset, category, workspace)
 
 
-@_verb(BENCHMARK, "doctor --params line-3/params.yaml")
-def doctor(params: ParamsFile = DEFAULT) -> None:
-    """Check resources, paths, weights, tracking and dataset links; say what is wrong and what to do."""
+@_verb(BENCHMARK, "doctor --params line-3/params.yaml --workspace line-3/run")
+def doctor(
+    params: Annotated[Path, typer.Option("--params", help="Parameter file.")] = DEFAULT,
+    workspace: Annotated[
+        Path | None, typer.Option("--workspace", help="Folder that a benchmark will work in; default: of the file.")
+    ] = None,
+) -> None:
+    """Check resources, paths, names, weights, images and tracking; say what is wrong, and write nothing."""
     from pipelines.doctor import examine
 
-    raise typer.Exit(2 if examine(load(params), Workspace(params.resolve().parent)) else 0)
+    place = Workspace((workspace or params.parent).resolve())
+    raise typer.Exit(2 if examine(load(params), place) else 0)
 
 
 @_verb(BENCHMARK, "benchmark --params line-3/params.yaml --workspace line-3/run")

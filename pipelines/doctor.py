@@ -7,21 +7,33 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pandas as pd
 import requests
 from rich.console import Console
 
 from clflow.config.params import Params
+from clflow.config.schema import Dataset
 from clflow.data.catalogue import find
-from clflow.errors import ClflowError
+from clflow.data.checks import check_count, check_images
+from clflow.data.fetch import require_no_links, source_root
+from clflow.data.layout import scan
+from clflow.data.manifest import FILE, read_manifest
+from clflow.errors import ClflowError, DataError, WeightsError
 from clflow.files import cache_folder
 from pipelines.workspace.names import require_known
 from pipelines.workspace.paths import Workspace
 
+_PATIENCE = 5  # seconds; for hosts that should answer
+_HUB = "https://huggingface.co"
 _CATEGORY_GB = 0.5  # 0.33 of images in MVTec AD's 15 categories (4.9 GB); the rest for cells, scores and models
 
 
+class Note(str):
+    """A line about what stops no benchmark, but may spoil its numbers."""
+
+
 def examine(params: Params, workspace: Workspace) -> int:
-    """Run all checks, print a line for each, and return how many found something wrong."""
+    """Run all checks, print a line for each, and return how many found something wrong. Nothing is written."""
     console = Console(soft_wrap=True, highlight=False)
     checks: list[tuple[str, Callable[[Params, Workspace], Iterator[str]]]] = [
         ("resources", _resources),
@@ -29,17 +41,20 @@ def examine(params: Params, workspace: Workspace) -> int:
         ("names", _names),
         ("weights", _weights),
         ("datasets", _datasets),
+        ("images", _images),
         ("tracking", _tracking),
     ]
-    wrong = 0
+    wrong = notes = 0
     for name, check in checks:
         try:
             for line in check(params, workspace):
-                console.print(f"ok     {name}: {line}", markup=False)
+                notes += isinstance(line, Note)
+                console.print(f"{'note ' if isinstance(line, Note) else 'ok   '}  {name}: {line}", markup=False)
         except ClflowError as error:
             wrong += 1
             console.print(f"WRONG  {name}: {error}", markup=False)
-    console.print(f"{wrong} of {len(checks)} checks found something wrong." if wrong else "All is well.", markup=False)
+    fine = f"Nothing is wrong; {notes} notes say what may mislead." if notes else "All is well."
+    console.print(f"{wrong} of {len(checks)} checks found something wrong." if wrong else fine, markup=False)
     return wrong
 
 
@@ -55,17 +70,18 @@ def _paths(params: Params, workspace: Workspace) -> Iterator[str]:
     cached = sum(file.stat().st_size for file in features.glob("*.npy")) / 1e9
     categories = sum(len(params.data[dataset].categories) for dataset in params.benchmark.datasets)
     needs = {
-        workspace.root: (_CATEGORY_GB * categories, "images and cells; name another --workspace"),
+        workspace.root: (_CATEGORY_GB * categories, "images and cells; name another --workspace", "--workspace"),
         features: (
             max(0.0, params.resources.feature_cache_gb - cached),
             "the feature cache; lower resources.feature_cache_gb or set CLFLOW_CACHE",
+            "CLFLOW_CACHE",
         ),
     }
-    for folder, (needed, purpose) in needs.items():
-        folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK):
-            raise ClflowError(f"{folder} cannot be written; correct its permissions or set CLFLOW_CACHE.")
-        free = shutil.disk_usage(folder).free / 1e9
+    for folder, (needed, purpose, advice) in needs.items():
+        existing = next(path for path in (folder, *folder.parents) if path.exists())
+        if not (existing.is_dir() and os.access(existing, os.W_OK)):
+            raise ClflowError(f"{existing} cannot be written; correct its permissions, or name another {advice}.")
+        free = shutil.disk_usage(existing).free / 1e9
         if free < needed:
             raise ClflowError(f"{folder} has {free:.1f} GB free; {needed:.1f} may be taken by {purpose}.")
         yield f"{folder} has {free:.0f} GB free, {needed:.1f} may be taken"
@@ -77,19 +93,41 @@ def _names(params: Params, workspace: Workspace) -> Iterator[str]:
 
 
 def _weights(params: Params, workspace: Workspace) -> Iterator[str]:
-    from clflow.features.backbone import Backbone
-    from clflow.features.weights import find_weights
-
     wanted = [
         params.for_category(dataset, category, method).model
         for dataset in params.benchmark.datasets
         for category in params.data[dataset].categories
         for method in params.benchmark.methods
     ]
+    hub = os.environ.get("HF_ENDPOINT", _HUB)
+    is_away = any(model.weights == "hub" for model in wanted) and not _answers(hub)
+    if is_away:  # it would be asked again and again, for a minute; read when timm is imported
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    from clflow.features.backbone import Backbone
+    from clflow.features.weights import find_weights
+
     for backbone, source, strides in sorted({(m.backbone, m.weights, m.strides) for m in wanted}):
         weights = find_weights(backbone, source)
-        digest = Backbone(weights, strides).digest()
+        try:
+            digest = Backbone(weights, strides).digest()
+        except WeightsError:
+            if weights.file is not None or not is_away:
+                raise
+            raise WeightsError(
+                f"{backbone} was not downloaded before, and the hub {hub} does not answer; connect to it, give "
+                "model.weights a local file, or begin the parameter file with `extends: offline`."
+            ) from None
         yield f"{backbone} from {weights.file or 'the hub'}, digest {digest[:12]}"
+
+
+def _answers(hub: str) -> bool:
+    if os.environ.get("HF_HUB_OFFLINE"):
+        return False
+    try:
+        requests.head(hub, timeout=_PATIENCE)
+    except requests.RequestException:
+        return False
+    return True
 
 
 def _datasets(params: Params, workspace: Workspace) -> Iterator[str]:
@@ -118,13 +156,53 @@ def _datasets(params: Params, workspace: Workspace) -> Iterator[str]:
 
 def _link(url: str) -> str:
     try:
-        with requests.get(url, stream=True, timeout=10) as response:
+        with requests.get(url, stream=True, timeout=_PATIENCE) as response:
             return "ok" if response.ok else f"HTTP {response.status_code}"
     except requests.RequestException as error:
         return type(error).__name__
 
 
+def _images(params: Params, workspace: Workspace) -> Iterator[str]:
+    damaged = []
+    for name in params.benchmark.datasets:
+        for category in params.data[name].categories:
+            try:
+                found = _category(name, params.data[name], category, workspace)
+            except DataError as error:
+                damaged.append(str(error))
+                continue
+            if found is None:
+                yield f"{name}/{category} is not here yet; fetch will check it"
+                continue
+            folder, rows = found
+            train = rows["split"].tolist().count("train")
+            yield f"{name}/{category}: {train} to train on, {len(rows) - train} to test"
+            few = check_count(train, params.protocol.false_alarm_rate)
+            for note in [*check_images(folder, category, rows), *filter(None, [few])]:
+                yield Note(f"{name}/{category}: {note}")
+    if damaged:
+        raise DataError(" ".join(damaged))
+
+
+def _category(name: str, dataset: Dataset, category: str, workspace: Workspace) -> tuple[Path, pd.DataFrame] | None:
+    """Folder and sample table of a category, of its source if that is a folder, else of what was fetched."""
+    entry, folder = find(name, dataset.layout), workspace.data(name)
+    if dataset.source is not None and Path(dataset.source).is_dir():
+        folder = source_root(entry, Path(dataset.source))
+        rows = scan(folder, category, entry.normal, entry.complete)
+        require_no_links(folder / category)
+    elif (folder / FILE).exists():
+        manifest = read_manifest(folder)
+        rows = manifest.loc[manifest["category"] == category]
+    else:
+        return None
+    return (folder, rows) if len(rows) else None
+
+
 def _tracking(params: Params, workspace: Workspace) -> Iterator[str]:
+    if not (os.environ.get("MLFLOW_TRACKING_URI") or workspace.mlflow_database.exists()):
+        yield f"{workspace.mlflow_database}, which the first run makes"
+        return
     from pipelines.tracking.tracker import Tracker
 
     tracker = Tracker.connect(params, workspace)

@@ -243,7 +243,9 @@ def test_doctor_says_what_is_wrong(
     workspace = Workspace(tmp_path)
     params = workspace.params
     assert doctor.examine(load(tiny.write_params(params, tiny.params_tree(tiny_source))), workspace) == 0
-    assert "All is well." in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "Nothing is wrong; 2 notes" in said and said.count("note   images: folder/") == 2  # 12 normal images each
+    assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]  # nothing is written
     changes = {
         "model__weights": str(tmp_path / "absent.pth"),
         "resources__cpus_per_worker": 999,
