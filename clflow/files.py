@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from clflow.errors import ClflowError
+
 TEMPORARY = ".tmp-"
 """Prefix of everything half-written; whatever carries it may be deleted when nothing is running."""
 
@@ -19,6 +21,22 @@ TEMPORARY = ".tmp-"
 def cache_folder() -> Path:
     """Folder for what all workspaces of a user share: CLFLOW_CACHE, else ``~/.cache/clflow``."""
     return Path(os.environ.get("CLFLOW_CACHE") or "~/.cache/clflow").expanduser()
+
+
+def require_writable(folder: Path, option: str) -> Path:
+    """The folder, or the nearest above it that exists, in which it can be made.
+
+    Args:
+        folder: to write to.
+        option: that names another.
+
+    Raises:
+        ClflowError: it cannot be written, or is a file.
+    """
+    existing = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+    if not (existing.is_dir() and os.access(existing, os.W_OK)):
+        raise ClflowError(f"{existing} cannot be written; correct its permissions, or name another {option}.")
+    return existing
 
 
 def fingerprint(value: Any) -> str:

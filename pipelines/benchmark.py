@@ -7,16 +7,18 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import psutil
 from ruamel.yaml import YAML
 
 from clflow.config.params import check, effective
 from clflow.config.show import render
 from clflow.errors import ClflowError, ParameterError
-from clflow.files import file_sha256, read_json, write_json
+from clflow.files import file_sha256, read_json, require_writable, write_json
 from pipelines.compute.signals import run_command
 from pipelines.workspace.names import require_known
 from pipelines.workspace.outputs import MARKER, Outputs
@@ -27,24 +29,30 @@ _COMMAND = "clflow benchmark"
 _PARAMS = "params.yaml"
 _COPIES = (".dvcignore", "dvc.yaml", "tuned/README.md")
 _PACKAGES = ("clflow", "pipelines")  # what the stages depend on is the code that runs
+PATIENCE_S = 15.0
+"""As long as an interrupted command may take to end."""
+
 _FILLED = ("data", "plan", "synthetic", "runs", "scores", "reports", "tuned")
 
 
-def run(params: Path, workspace: Path) -> int:
-    """Prepare the workspace, run `dvc repro` in it, print the leaderboard; returns DVC's exit code.
+def run(params: Path, workspace: Path) -> None:
+    """Prepare the workspace, run `dvc repro` in it, print the leaderboard.
 
     Raises:
-        ClflowError: see `prepare`.
+        ClflowError: see `prepare`; a stage failed, which said why; or another DVC works in the workspace.
     """
+    _wait_for_others(workspace)
     prepare(params, workspace)
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    code = run_command([sys.executable, "-m", "dvc", "repro"], workspace, environment)
-    if code == 0:
-        made = Workspace(workspace)
-        print(made.leaderboard_page.read_text(encoding="utf-8"))
-        print(f"Leaderboard, plots and galleries: {made.reports}")
-        print(f"Every run: cd {shlex.quote(str(workspace))} && mlflow ui --backend-store-uri sqlite:///mlflow.db")
-    return code
+    if run_command([sys.executable, "-m", "dvc", "repro"], workspace, environment) != 0:
+        raise ClflowError(
+            f"the benchmark in {workspace} stopped for the reason above; what is finished is kept: mend it and run the "
+            "same command again."
+        )
+    made = Workspace(workspace)
+    print(made.leaderboard_page.read_text(encoding="utf-8"))
+    print(f"Leaderboard, plots and galleries: {made.reports}")
+    print(f"Every run: cd {shlex.quote(str(workspace))} && mlflow ui --backend-store-uri sqlite:///mlflow.db")
 
 
 def prepare(params: Path, workspace: Path) -> None:
@@ -56,7 +64,8 @@ def prepare(params: Path, workspace: Path) -> None:
     Raises:
         ParameterError: the parameter file does not fit the schema, names what does not exist, or the workspace is the
             checkout itself.
-        ClflowError: the folder is no workspace, or that of another parameter file, or its copies were edited.
+        ClflowError: the folder is no workspace, cannot be written, or is that of another parameter file, or its copies
+            were edited.
     """
     if find_spec("dvc") is None:
         raise ClflowError("DVC, which runs the pipeline, is not installed; pip install 'clflow[workflow]'.")
@@ -64,6 +73,7 @@ def prepare(params: Path, workspace: Path) -> None:
     require_known(check(found))
     if workspace == CHECKOUT:
         raise ParameterError("the workspace is the checkout itself; name another folder, or run `dvc repro` here.")
+    require_writable(workspace, "--workspace")
     record, outputs = Workspace(workspace).owner_record, Outputs(workspace)
     if not (workspace / MARKER).exists():
         _require_free(workspace)
@@ -85,6 +95,32 @@ def prepare(params: Path, workspace: Path) -> None:
         link = workspace / package
         link.unlink(missing_ok=True)
         link.symlink_to(CHECKOUT / package, target_is_directory=True)
+
+
+def _wait_for_others(workspace: Path) -> None:
+    """Let a DVC that was interrupted just now end first.
+
+    Raises:
+        ClflowError: one still works in the workspace after `PATIENCE_S` seconds.
+    """
+    deadline = time.monotonic() + PATIENCE_S
+    while (busy := _working(workspace)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    if busy:
+        raise ClflowError(
+            f"another benchmark works in {workspace} (process {busy[0]}); wait until it ends, or name another folder."
+        )
+
+
+def _working(workspace: Path) -> list[int]:
+    """The processes that DVC's lock of a workspace names, of those that live."""
+    lock = workspace / ".dvc" / "tmp" / "rwlock"
+    try:
+        held = read_json(lock)
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # DVC rewrites it in place
+        return []
+    owners = [*held["write"].values(), *(owner for owners in held["read"].values() for owner in owners)]
+    return [owner["pid"] for owner in owners if psutil.pid_exists(owner["pid"])]
 
 
 def _require_free(workspace: Path) -> None:

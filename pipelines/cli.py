@@ -377,7 +377,7 @@ def benchmark(
     """Run the pipeline of this checkout on any parameter file, in a folder of its own."""
     from pipelines import benchmark as runner
 
-    raise typer.Exit(runner.run(params.resolve(), workspace.resolve()))
+    runner.run(params.resolve(), workspace.resolve())
 
 
 @_verb(COSTS, "bench --dataset mvtec_ad --category screw")

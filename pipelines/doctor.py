@@ -19,7 +19,7 @@ from clflow.data.fetch import require_no_links, source_root
 from clflow.data.layout import scan
 from clflow.data.manifest import FILE, read_manifest
 from clflow.errors import ClflowError, DataError, WeightsError
-from clflow.files import cache_folder
+from clflow.files import cache_folder, require_writable
 from pipelines.workspace.names import require_known
 from pipelines.workspace.paths import Workspace
 
@@ -78,9 +78,7 @@ def _paths(params: Params, workspace: Workspace) -> Iterator[str]:
         ),
     }
     for folder, (needed, purpose, advice) in needs.items():
-        existing = next(path for path in (folder, *folder.parents) if path.exists())
-        if not (existing.is_dir() and os.access(existing, os.W_OK)):
-            raise ClflowError(f"{existing} cannot be written; correct its permissions, or name another {advice}.")
+        existing = require_writable(folder, advice)
         free = shutil.disk_usage(existing).free / 1e9
         if free < needed:
             raise ClflowError(f"{folder} has {free:.1f} GB free; {needed:.1f} may be taken by {purpose}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -86,6 +87,37 @@ def test_what_is_moved_belongs_together_still(folder: Path):
     prepare(params.rename(folder / "renamed.yaml"), workspace)
     prepare(with_steps(folder / "renamed.yaml", 9), workspace.rename(folder / "moved"))
     assert steps(folder / "moved") == 9
+
+
+def test_a_workspace_that_cannot_be_one_is_one_sentence(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    for params, workspace, sentence in (
+        (folder / "tiny.yaml", folder / "tiny.yaml", f"{folder}/tiny.yaml cannot be written; correct its permissions,"),
+        (folder / "tiny.yaml", folder / "tiny.yaml" / "run", f"{folder}/tiny.yaml cannot be written; correct its"),
+        (folder, folder / "run", f"{folder} is a folder; name a parameter file in it."),
+    ):
+        options = "benchmark", "--params", str(params), "--workspace", str(workspace)
+        assert refusal(*options, monkeypatch=monkeypatch, capsys=capsys).startswith(sentence)
+
+
+def test_another_benchmark_in_the_workspace_is_waited_for_and_then_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    workspace = folder / "workspace"
+    lock = workspace / ".dvc" / "tmp" / "rwlock"
+    lock.parent.mkdir(exist_ok=True)
+    monkeypatch.setattr("pipelines.benchmark.PATIENCE_S", 0.5)
+    with subprocess.Popen(["sleep", "60"]) as other:
+        held = {"write": {str(workspace / "data"): {"pid": other.pid, "cmd": "dvc repro"}}, "read": {}}
+        lock.write_text(json.dumps(held))
+        options = "benchmark", "--params", str(folder / "tiny.yaml"), "--workspace", str(workspace)
+        said = refusal(*options, monkeypatch=monkeypatch, capsys=capsys)
+        assert said.startswith(f"another benchmark works in {workspace} (process {other.pid}); wait until it ends")
+        other.kill()
+    # Its lock is nobody's now, so DVC starts, and what stops it is told with exit code 2.
+    said = refusal(*options, monkeypatch=monkeypatch, capsys=capsys)
+    assert said.startswith(f"the benchmark in {workspace} stopped for the reason above")
 
 
 def test_make_names_what_is_missing():
