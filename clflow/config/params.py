@@ -282,10 +282,39 @@ def _sentence(error: ErrorDetails) -> str:
         return f"unknown key {key!r}{near or '; remove it or correct its spelling.'}"
     if error["type"] == "missing":
         return f"key {key!r} is missing; state it, or take the defaults with `{EXTENDS}: {BASE}`."
-    reason = error["msg"].removeprefix("Value error, ")
+    reason = _reason(error)
     if isinstance(error["input"], dict):  # about several keys, which the reason names
         return f"{key}: {reason}." if key else f"{reason}."
     return f"{key!r} is not valid: {reason} (got {error['input']!r})."
+
+
+_REASONS = {
+    "bool_type": "it must be true or false",
+    "dict_type": "it must be a mapping",
+    "finite_number": "it must be a finite number",
+    "float_type": "it must be a number",
+    "greater_than": "it must be above {gt}",
+    "greater_than_equal": "it must be at least {ge}",
+    "int_from_float": "it must be a whole number",
+    "int_type": "it must be a whole number",
+    "less_than": "it must be below {lt}",
+    "less_than_equal": "it must be at most {le}",
+    "literal_error": "it must be {expected}",
+    "model_type": "it must be a section with keys of its own",
+    "multiple_of": "it must be a multiple of {multiple_of}",
+    "string_pattern_mismatch": "only letters, digits and _ are allowed, and in most names . and - behind the first",
+    "string_type": "it must be text",
+    "too_long": "it may list at most {max_length}",
+    "too_short": "it must list at least {min_length}",
+    "tuple_type": "it must be a list",
+    "value_error": "{error}",
+}
+"""What is wrong, by pydantic's type of error; its own words speak of Python."""
+
+
+def _reason(error: ErrorDetails) -> str:
+    known = _REASONS.get(error["type"])
+    return error["msg"] if known is None else known.format(**error.get("ctx", {}))
 
 
 def _key(place: tuple[int | str, ...]) -> str:

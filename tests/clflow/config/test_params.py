@@ -110,6 +110,36 @@ def test_renamed_key_names_its_successor(tmp_path: Path, old: str, new: str):
         load(broken(tmp_path, "tune", "space", value=space))
 
 
+@pytest.mark.parametrize(
+    ("keys", "value", "reason"),
+    [
+        (("benchmark", "seeds"), [], "it must list at least 1 (got [])"),
+        (("benchmark", "name"), 3, "it must be text (got 3)"),
+        (("data", "btad", "categories"), ["../x"], "only letters, digits and _ are allowed"),
+        (("variants",), {"a b": {}}, "only letters, digits and _ are allowed"),
+        (("train", "steps"), 0, "it must be at least 1 (got 0)"),
+        (("train", "steps"), 3.5, "it must be a whole number (got 3.5)"),
+        (("train", "steps"), "many", "it must be a whole number (got 'many')"),
+        (("train", "learning_rate"), "0.01", "it must be a number (got '0.01')"),
+        (("train", "learning_rate"), 0, "it must be above 0.0 (got 0)"),
+        (("train", "bfloat16"), 1, "it must be true or false (got 1)"),
+        (("model", "coupling"), "afine", "it must be 'additive' or 'affine' (got 'afine')"),
+        (("synthesis", "opacity"), 0.1, "it must be a list (got 0.1)"),
+        (("synthesis", "opacity"), [0.1, 0.2, 0.3], "it may list at most 2"),
+        (("loss", "contrast"), float("nan"), "it must be a finite number"),
+        (("protocol", "image_size"), 100, "it must be a multiple of 32 (got 100)"),
+        (("protocol", "holdout"), 0.9, "it must be at most 0.5 (got 0.9)"),
+        (("protocol", "mask_threshold"), 1, "it must be below 1.0 (got 1)"),
+        (("train",), 3, "it must be a section with keys of its own (got 3)"),
+        (("data",), [], "it must be a mapping (got [])"),
+    ],
+)
+def test_reason_is_in_our_words(tmp_path: Path, keys: tuple[str, ...], value: object, reason: str):
+    with pytest.raises(ParameterError) as caught:
+        load(broken(tmp_path, *keys, value=value))
+    assert f"is not valid: {reason}" in str(caught.value)
+
+
 def test_missing_and_malformed_files_are_one_sentence(tmp_path: Path):
     with pytest.raises(ParameterError, match="does not exist"):
         load(tmp_path / "params.yaml")
