@@ -5,6 +5,7 @@ ONNX and OpenVINO graphs need their runtime alone, torch.export ones need torch;
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -168,7 +169,7 @@ def holds_only_export(folder: Path) -> bool:
     return found | {CONFIG_FILE: None} == written | {CONFIG_FILE: None}
 
 
-def load(folder: Path, threads: int | None = None, precision: Precision = "float32") -> Exported:
+def load(folder: str | os.PathLike[str], threads: int | None = None, precision: Precision = "float32") -> Exported:
     """Load an exported graph.
 
     Args:
@@ -180,6 +181,7 @@ def load(folder: Path, threads: int | None = None, precision: Precision = "float
         DataError: the folder holds no graph, a damaged one, or one without its thresholds.
         ParameterError: the format's packages are not installed, or it or the processor does not have that precision.
     """
+    folder = Path(folder)
     try:
         config = read_json(folder / CONFIG_FILE)
         to: Format = config["format"]

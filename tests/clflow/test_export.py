@@ -64,7 +64,7 @@ def test_graph_says_what_the_detector_says(
     graph = exported(to)
     monkeypatch.setattr(exporting, "images_at_once", lambda size: 2)  # so that five take three calls
     assert read_json(graph / "export.json")["largest_difference"] <= TOLERANCE
-    inspect = load(graph, threads=1)
+    inspect = load(str(graph), threads=1)
     for count in (1, 5):
         with torch.inference_mode():
             scores, anomalous, maps, masks = (part.numpy() for part in Graph(detector)(torch.from_numpy(images(count))))
