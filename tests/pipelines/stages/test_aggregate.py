@@ -1,6 +1,7 @@
 """Tables from hand-made scores: columns, means and deviations by hand, refusals that name the cell."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
