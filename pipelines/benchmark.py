@@ -119,7 +119,8 @@ def _working(workspace: Path) -> list[int]:
         held = read_json(lock)
     except (FileNotFoundError, NotADirectoryError, ValueError):  # DVC rewrites it in place
         return []
-    owners = [*held["write"].values(), *(owner for owners in held["read"].values() for owner in owners)]
+    readers = [reader for of_path in held.get("read", {}).values() for reader in of_path]
+    owners = [*held.get("write", {}).values(), *readers]  # DVC leaves out what nobody holds
     return [owner["pid"] for owner in owners if psutil.pid_exists(owner["pid"])]
 
 
