@@ -11,6 +11,7 @@ from ray import tune
 
 from clflow.config.params import TUNED, Override, Params, Tuned
 from clflow.errors import DivergenceError
+from clflow.judge import best_device
 from clflow.methods.registry import find_method
 from clflow.training.worker import Worker
 from pipelines.compute.worker import category_files, load_category
@@ -33,7 +34,7 @@ def run_trial(values: dict[str, Any], job: dict[str, Any]) -> None:
     drawn = Tuned(search={}, parameters=Override.of(values), overrides={})
     params = params.model_copy(update={"tuned": drawn})
     torch.set_num_threads(params.resources.cpus_per_worker)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     worker, workspace = Worker.single(device), Workspace(Path(job["workspace"]))
     name = params.tune.method + TUNED
     method = find_method(name)

@@ -20,6 +20,7 @@ from clflow.data.manifest import category_rows, data_hash
 from clflow.errors import CellError, ClflowError, DataError
 from clflow.evaluation import Evaluation, evaluate
 from clflow.files import fingerprint, folder_atomically, sweep, write_json
+from clflow.judge import best_device
 from clflow.methods.loading import load_detector
 from clflow.model.detector import Detector
 from clflow.model.scorer import FlowScorer
@@ -108,7 +109,7 @@ def _score_category(task: _Task, workspace: Workspace, threads: int) -> float:
     """Score one category's test images with its cells; returns seconds."""
     begin = time.perf_counter()
     torch.set_num_threads(threads)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     evaluations: dict[Cell, Evaluation] = {}
     for cell in task.keys:
         folder = workspace.run(cell)

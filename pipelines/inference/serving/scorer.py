@@ -21,6 +21,7 @@ from clflow.config.schema import Serving
 from clflow.data.images import open_rgb, resize_to_square
 from clflow.errors import DataError
 from clflow.heatmap import Picture
+from clflow.judge import best_device
 from clflow.score import upsample
 from pipelines.inference import watch
 from pipelines.inference.serving.champions import Champion, Served, score
@@ -67,7 +68,7 @@ class Scorer:
         self._stopped = threading.Event()
         Image.MAX_IMAGE_PIXELS = None  # the gateway lets none pass that is larger than the parameters allow
         torch.set_num_threads(threads)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = best_device()
         self._champions = serve_from(device)
         self._watch = workspace.watch
         self._scores: SimpleQueue[tuple[watch.Model, float]] = SimpleQueue()

@@ -103,7 +103,7 @@ def test_a_package_that_is_not_installed_is_named_with_its_extra(
     tmp_path: Path, tiny_source: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.setitem(sys.modules, "ray", None)
-    monkeypatch.delitem(sys.modules, "pipelines.stages.train", raising=False)  # whoever has imported it
+    monkeypatch.delitem(sys.modules, "pipelines.stages.train", raising=False)  # another test may have imported it
     monkeypatch.delattr(pipelines.stages, "train", raising=False)
     params = tiny.write_params(tmp_path / "params.yaml", tiny.params_tree(tiny_source))
     options = "train", "--dataset", "folder", "--params", str(params)
