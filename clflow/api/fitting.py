@@ -23,13 +23,13 @@ from clflow.config.schema import Model
 from clflow.data.manifest import data_hash
 from clflow.data.own import OwnImages, find_own_images
 from clflow.errors import WeightsError
-from clflow.features.backbone import require_identity, weights_identity
 from clflow.features.cache import FeatureCache
 from clflow.features.extraction import Features
 from clflow.features.hub import hub_or_cache
 from clflow.features.weights import find_weights
 from clflow.files import cache_folder, fingerprint, folder_atomically, read_json, write_json
 from clflow.judge import Judge, best_device
+from clflow.methods.loading import open_features
 from clflow.methods.registry import find_method
 from clflow.model.detector import Detector as Trained
 from clflow.precision import training_arithmetic
@@ -137,9 +137,7 @@ def _open(images: OwnImages, stated: list[Layer], method: str, seed: int, device
 def _open_features(model: Model, method: str, device: torch.device) -> tuple[Features, str]:
     weights = find_weights(model.backbone, model.weights)
     with hub_or_cache() if weights.file is None else nullcontext():
-        identity, features = weights_identity(weights), find_method(method).features(weights, model)
-    require_identity(features.backbone, weights, identity)
-    return features.to(device), identity
+        return open_features(find_method(method), model, weights, device)
 
 
 def _train(task: _Task, folder: Path, progress: Progress) -> Trained:

@@ -6,15 +6,18 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from clflow.calibration import Thresholds
 from clflow.config.schema import Model
 from clflow.errors import DataError, WeightsError
+from clflow.features.backbone import require_identity, weights_identity
 from clflow.features.extraction import Features
-from clflow.features.weights import find_weights
+from clflow.features.weights import Weights, find_weights
 from clflow.files import read_json
+from clflow.methods.protocol import Method
 from clflow.methods.registry import find_method
 from clflow.model.detector import CONFIG_FILE, WEIGHTS_FILE, Detector
 
@@ -60,3 +63,14 @@ def load_detector(folder: Path, shared: Iterable[Features] = ()) -> Detector:
         ) from None
     thresholds = Thresholds.read(config["thresholds"], folder)
     return Detector(method.name, features, scorer, model, config["seed"], config["image_size"], thresholds)
+
+
+def open_features(method: Method, model: Model, weights: Weights, device: torch.device) -> tuple[Features, str]:
+    """What a method sees of an image, on a device, and what names the backbone's weights by their content.
+
+    Raises:
+        WeightsError: the weights are unavailable or do not fit.
+    """
+    identity, features = weights_identity(weights), method.features(weights, model)
+    require_identity(features.backbone, weights, identity)
+    return features.to(device), identity

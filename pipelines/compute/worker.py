@@ -19,10 +19,10 @@ from clflow.config.params import Params
 from clflow.config.schema import Model
 from clflow.data.manifest import category_rows, read_manifest
 from clflow.errors import ClflowError
-from clflow.features.backbone import require_identity, weights_identity
 from clflow.features.cache import FeatureCache
 from clflow.features.extraction import Features
 from clflow.features.weights import find_weights
+from clflow.methods.loading import open_features
 from clflow.methods.protocol import Method
 from clflow.methods.registry import find_method
 from clflow.precision import training_arithmetic
@@ -65,10 +65,7 @@ def category_files(params: Params, dataset: str, category: str, method: str, wor
 @lru_cache(maxsize=1)
 def _open_features(method: Method, model: Model, device: torch.device) -> tuple[Features, str]:
     """What the method sees of an image, and what names the weights; one backbone is in memory for all categories."""
-    weights = find_weights(model.backbone, model.weights)
-    identity, features = weights_identity(weights), method.features(weights, model)
-    require_identity(features.backbone, weights, identity)
-    return features.to(device), identity
+    return open_features(method, model, find_weights(model.backbone, model.weights), device)
 
 
 def train_cells(config: dict[str, Any]) -> None:
