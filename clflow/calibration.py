@@ -1,8 +1,11 @@
-"""Thresholds that keep a false alarm rate: conformal prediction on normal images that no fit of the model has seen.
+"""Thresholds that keep a false alarm rate: conformal prediction on normal images that score like new ones.
 
 If the scores of n calibration images and of a new normal image are exchangeable, the new one lies above the k-th
 smallest with probability (n + 1 - k) / (n + 1), whatever their distribution (arXiv 2107.07511, theorem 1). Given the
 calibration images, the rate itself is drawn from Beta(n + 1 - k, k) (section 3.2 there).
+
+Held-out images are exchangeable with new ones. Training images are so approximately, if they are whitened by the
+statistics of others: the flow, which has few parameters, has seen them (docs/explanation/research.md, Layout).
 """
 
 from __future__ import annotations
@@ -64,7 +67,7 @@ class Thresholds:
         image: of image scores.
         pixel: of score maps; normal images have a pixel above it as rarely as they score above ``image``.
         median_pixel_score: of normal images, where the colours of a heat map begin.
-        calibration_scores: image scores of normal images that no fit of the model has seen.
+        calibration_scores: image scores of the calibration images.
     """
 
     image: float
