@@ -138,7 +138,8 @@ class Model(Section):
     """Frozen backbone, the strides of its features that are used, the one whose grid they share, and the flows.
 
     Features are whitened, and the ``kept_axes`` that vary most are kept; then each position is whitened by its own
-    covariance, of which ``layout_shrinkage`` is that of all positions (1: all alike)."""
+    covariance, of which ``layout_shrinkage`` is that of all positions (1: all alike), and more with fewer images than
+    axes."""
 
     backbone: str
     weights: str

@@ -69,7 +69,7 @@ def whiten(scorer: FlowScorer, data: FitData, device: torch.device) -> tuple[Whi
         if layout is not None:
             others = LayoutWhitening(*layout.logdet.shape, layout.mean.shape[-1], layout.shrinkage).to(device)
             rest = images[images % folds != fold] if folds > 1 else images
-            others.fit(lambda rest=rest: globally(data.normal, rest))
+            others.fit(lambda rest=rest: globally(data.normal, rest), len(images))
         for white, features, place in ((normal, data.normal, images), (synthetic, data.synthetic, data.original)):
             chosen = np.flatnonzero(place % folds == fold)
             start = 0
@@ -80,5 +80,5 @@ def whiten(scorer: FlowScorer, data: FitData, device: torch.device) -> tuple[Whi
                     white.logdet[at] = others.logdet.cpu()
                 start += len(rows)
     if layout is not None:
-        layout.fit(lambda: globally(data.normal, images))
+        layout.fit(lambda: globally(data.normal, images), len(images))
     return normal, synthetic

@@ -38,7 +38,8 @@ def detector(grid: FeatureGrid, model: Model) -> Detector:
     generator = torch.Generator().manual_seed(0)
     scorer = build_scorer(model, grid.channels, (8, 8), layout=True, seed=3)
     assert scorer.layout is not None
-    scorer.layout.fit(lambda: iter([torch.randn(20, 8, 8, grid.channels, generator=torch.Generator().manual_seed(1))]))
+    features = torch.randn(20, 8, 8, grid.channels, generator=torch.Generator().manual_seed(1))
+    scorer.layout.fit(lambda: iter([features]), len(features))
     scorer.subtract_normal_map(torch.randn(5, 8, 8, generator=generator))
     with torch.no_grad():
         for parameter in scorer.flows.parameters():

@@ -28,7 +28,7 @@ def fitted(shrinkage: float, features: Tensor, at_once: int = 16) -> LayoutWhite
         return iter(features.float().split(at_once))
 
     layout = LayoutWhitening(H, W, K, shrinkage)
-    layout.fit(chunks)
+    layout.fit(chunks, len(features))
     return layout
 
 
@@ -47,6 +47,7 @@ def expected(shrinkage: float, features: Tensor) -> tuple[Tensor, Tensor]:
     centred = features - mean
     own = torch.einsum("nhwi,nhwj->hwij", centred, centred) / len(features)
     covariance = 0.5 * own + 0.5 * over_window(own)
+    shrinkage = min(1, shrinkage * max(1, K / len(features)) ** 1.5)
     return mean, (1 - shrinkage) * covariance + shrinkage * torch.eye(K, dtype=torch.float64)
 
 

@@ -47,7 +47,7 @@ def test_an_image_is_whitened_by_the_others(scorer: FlowScorer, model: Model):
         others = build_scorer(model, 6, GRID, layout=True, seed=0).layout
         assert others is not None
         rest = globally[np.arange(11) % 4 != place % 4]
-        others.fit(lambda rest=rest: iter([rest]))
+        others.fit(lambda rest=rest: iter([rest]), 11)
         torch.testing.assert_close(normal.features[place], others(globally[place : place + 1])[0].half())
         torch.testing.assert_close(normal.logdet[place], others.logdet)
         made = torch.from_numpy(data.synthetic[2 * place + 1 :][:1]).float()
