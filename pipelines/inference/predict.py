@@ -9,15 +9,17 @@ from __future__ import annotations
 import math
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice, takewhile
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
+import cv2
 import numpy as np
 import pandas as pd
+from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
@@ -39,6 +41,7 @@ TableFormat = Literal["csv", "parquet"]
 
 _BATCH = 16
 HEAT_MAPS = "heat_maps"
+LONGEST = 1600  # pixels of a heat map's longer side; larger ones take longer to draw than to score
 _AHEAD = 2 * _BATCH  # images between two steps
 _THREADS = 2  # of reading, and of writing
 
@@ -82,7 +85,8 @@ def run(
     table_name = f"scores.{table_format}"
     model_name = reference if reference.startswith(SCHEME) else str(Path(reference).resolve())
     command, outputs = f"clflow predict --model {model_name} {Path(source).absolute()}", Outputs(out)
-    outputs.require(command, (table_name, *(f"{HEAT_MAPS}/{_heat_map(_name(path, root))}" for path in paths)))
+    pictures = name_heat_maps([_name(path, root) for path in paths])
+    outputs.require(command, (table_name, *(f"{HEAT_MAPS}/{picture}" for picture in pictures.values())))
     with tempfile.TemporaryDirectory() as download:
         graph = Path(reference)
         folder = graph if holds_export(graph) else local_folder(reference, Workspace(Path.cwd()), Path(download))
@@ -92,7 +96,7 @@ def run(
     applied = judge.thresholds.image_at(threshold, false_alarm_rate)
     judge = replace(judge, thresholds=replace(judge.thresholds, image=applied))
     with outputs.replace(command) as folder:
-        table = _predict(judge, root, paths, folder / HEAT_MAPS)
+        table = _predict(judge, root, paths, {name: folder / HEAT_MAPS / picture for name, picture in pictures.items()})
         path = folder / table_name
         table.to_csv(path, index=False) if table_format == "csv" else table.to_parquet(path, index=False)
     path = out / table_name
@@ -138,11 +142,10 @@ def find_images(source: str, out: Path) -> tuple[Path, list[Path]]:
 
 @dataclass(frozen=True)
 class _Image:
-    """An image as the detector sees it, and its own width and height; black where ``error`` says why it is not read."""
+    """An image as the detector sees it; black where ``error`` says why it is not read."""
 
     name: str
     pixels: Picture
-    size: tuple[int, int]
     error: str = ""
 
 
@@ -153,7 +156,7 @@ class _Scored:
     score_map: np.ndarray
 
 
-def _predict(judge: Judge, root: Path, paths: list[Path], heat_maps: Path) -> pd.DataFrame:
+def _predict(judge: Judge, root: Path, paths: list[Path], heat_maps: dict[str, Path]) -> pd.DataFrame:
     thresholds, side = judge.thresholds, judge.image_size
 
     def read(path: Path) -> _Image:
@@ -161,19 +164,21 @@ def _predict(judge: Judge, root: Path, paths: list[Path], heat_maps: Path) -> pd
         try:
             image = open_rgb(path)
         except DataError as error:
-            return _Image(name, np.zeros((side, side, 3), np.uint8), (side, side), str(error))
-        return _Image(name, resize_to_square(image, side), image.size)
+            return _Image(name, np.zeros((side, side, 3), np.uint8), str(error))
+        return _Image(name, resize_to_square(image, side))
 
     def finish(scored: _Scored) -> dict[str, str | float | bool]:
         image = scored.image
         row = {"path": image.name, "image_score": scored.score, "threshold": thresholds.image}
         if image.error:
             return {**row, "image_score": np.nan, "anomalous": True, "error": image.error}
-        score_map = upsample(scored.score_map[None], side)[0]
-        overlay = heatmap.overlay(image.pixels, score_map, thresholds.median_pixel_score, thresholds.pixel)
-        path = heat_maps / _heat_map(image.name)
+        picture = open_rgb(root / image.name)  # again, for many at once would fill the memory
+        picture.thumbnail((LONGEST, LONGEST))
+        score_map = cv2.resize(upsample(scored.score_map[None], side)[0], picture.size)
+        overlay = heatmap.overlay(np.array(picture), score_map, thresholds.median_pixel_score, thresholds.pixel)
+        path = heat_maps[image.name]
         path.parent.mkdir(parents=True, exist_ok=True)
-        heatmap.restore_aspect(overlay, *image.size).save(path)
+        Image.fromarray(overlay).save(path)
         return {**row, "anomalous": scored.score > thresholds.image, "error": ""}
 
     with ThreadPoolExecutor(_THREADS) as readers, ThreadPoolExecutor(_THREADS) as writers:
@@ -188,9 +193,11 @@ def _name(path: Path, root: Path) -> str:
     return path.relative_to(root).as_posix()
 
 
-def _heat_map(name: str) -> str:
-    """Name of an image's heat map."""
-    return f"{name}.png"
+def name_heat_maps(images: Sequence[str]) -> dict[str, str]:
+    """Names of the heat maps of images: ``good/001.png`` of ``good/001.jpg``. Where two images differ in nothing but
+    their extension, all keep it: ``good/001.jpg.png``."""
+    short = {image: str(PurePosixPath(image).with_suffix(".png")) for image in images}
+    return short if len({*short.values()}) == len(short) else {image: f"{image}.png" for image in images}
 
 
 def _score(images: Iterator[_Image], judge: Judge) -> Iterator[_Scored]:

@@ -47,7 +47,7 @@ def test_scores_are_those_of_the_benchmark(trained: Trained, tmp_path: Path):
     assert list(table["anomalous"]) == list(expected["image_score"] > threshold)
     assert table["threshold"].unique() == pytest.approx([threshold])
     drawn = {path.relative_to(tmp_path / "out" / "heat_maps").as_posix() for path in tmp_path.rglob("*.png")}
-    assert drawn == {f"{path}.png" for path in expected["path"]}
+    assert drawn == set(expected["path"])
 
     (path,) = (tmp_path / "out" / "watch").glob("*.json")
     watch = Watch.read(path)
@@ -97,16 +97,29 @@ def test_heat_map_is_that_of_the_benchmark(trained: Trained, tmp_path: Path):
     score_map = upsample(maps[[row]], tiny.SIZE)[0]
     expected = overlay(read_image(image), score_map, limits["median_pixel_score"], limits["pixel_threshold"])
     predict.run(str(trained.folder("disc")), str(image), tmp_path / "out", "csv")
-    drawn = read_image(tmp_path / "out" / "heat_maps" / "000.png.png")
+    drawn = read_image(tmp_path / "out" / "heat_maps" / "000.png")
     assert drawn.shape == expected.shape
     assert (np.abs(drawn.astype(int) - expected).max(axis=2) > 2).mean() < 0.01  # a line may move by rounding
 
 
-def test_heat_map_has_the_proportions_of_its_image(trained: Trained, tmp_path: Path):
-    Image.new("RGB", (600, 300), "grey").save(tmp_path / "wide.jpg")
+@pytest.mark.parametrize(("own", "drawn"), [((600, 300), (600, 300)), ((predict.LONGEST * 2, 100), (1600, 50))])
+def test_heat_map_is_as_large_as_its_image(
+    trained: Trained, tmp_path: Path, own: tuple[int, int], drawn: tuple[int, int]
+):
+    Image.new("RGB", own, "grey").save(tmp_path / "wide.jpg")
     predict.run(str(trained.folder("disc")), str(tmp_path / "wide.jpg"), tmp_path / "out", "csv")
-    with Image.open(tmp_path / "out" / "heat_maps" / "wide.jpg.png") as picture:
-        assert picture.size == (tiny.SIZE, tiny.SIZE // 2)
+    with Image.open(tmp_path / "out" / "heat_maps" / "wide.png") as picture:
+        assert picture.size == drawn
+
+
+def test_heat_maps_of_images_that_differ_in_extension_stay_apart():
+    assert predict.name_heat_maps(["a/1.jpg", "a/2.PNG", "b/1.png"]) == {
+        "a/1.jpg": "a/1.png",
+        "a/2.PNG": "a/2.png",
+        "b/1.png": "b/1.png",
+    }
+    images = ["1.jpg", "1.png", "1.jpg.png", "2.png"]
+    assert len({*predict.name_heat_maps(images).values()}) == len(images)
 
 
 def test_model_of_the_registry_predicts_the_same(
@@ -157,7 +170,7 @@ finally:
         damaged = table.to_dict("records")[1]
         assert (damaged["path"], damaged["anomalous"]) == ("001.png", True)
         assert "truncated" in damaged["error"]
-        assert not (tmp_path / "line" / "heat_maps" / "001.png.png").exists()
+        assert not (tmp_path / "line" / "heat_maps" / "001.png").exists()
     (path,) = (tmp_path / "line" / "watch").glob("*.json")
     assert Watch.read(path).statistics.count == 6
 
@@ -182,16 +195,16 @@ def test_wrong_model_or_target_is_one_sentence(trained: Trained, tmp_path: Path)
 
 def test_files_of_others_are_not_replaced_and_the_same_call_replaces_its_own(trained: Trained, tmp_path: Path):
     model, images, out = str(trained.folder("disc")), trained.images / "disc" / "test", tmp_path / "out"
-    (out / "heat_maps" / "000.png.png").mkdir(parents=True)
+    (out / "heat_maps" / "000.png").mkdir(parents=True)
     (out / "heat_maps" / "mine.txt").write_text("notes")
     (out / "scores.csv").write_text("mine")
     with pytest.raises(ClflowError, match=r"out/scores\.csv was not written by `clflow predict .*; move it away"):
         predict.run(model, str(images / "hole"), out, "csv")
-    with pytest.raises(ClflowError, match=r"heat_maps/000\.png\.png was not written by"):
+    with pytest.raises(ClflowError, match=r"heat_maps/000\.png was not written by"):
         predict.run(model, str(images / "hole"), out, "parquet")
     assert (out / "scores.csv").read_text() == "mine"
     (out / "scores.csv").unlink()
-    (out / "heat_maps" / "000.png.png").rmdir()
+    (out / "heat_maps" / "000.png").rmdir()
 
     for table_format in ("csv", "csv", "parquet"):
         predict.run(model, str(images / "hole"), out, table_format)
