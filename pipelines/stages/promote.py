@@ -228,7 +228,9 @@ def _settled(known: list[ModelVersion], champion: ModelVersion | None, record: s
     for version in known:
         if champions.ROLLED_BACK_BY in version.tags:
             by, at = version.tags[champions.ROLLED_BACK_BY], version.tags[champions.ROLLED_BACK_AT]
-            return version, f"it was rolled back by {by} at {at}; delete these tags to let it compete again"
+            tags = f"{champions.ROLLED_BACK_BY} and {champions.ROLLED_BACK_AT}"
+            why = f"it was rolled back by {by} at {at}; to let it compete again, delete in MLflow the tags {tags} of it"
+            return version, why
     return None
 
 

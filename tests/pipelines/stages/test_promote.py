@@ -327,6 +327,7 @@ def test_rollback_brings_back_what_was_replaced_and_keeps_it(bench: Bench):
     assert version_of(bench.registry, CHAMPION) == 1
     row = bench.rows()["disc"]
     assert (row["version"], row["verdict"]) == ("2", "unchanged") and "rolled back by" in row["reasons"]
+    assert "delete in MLflow the tags clflow.rolled_back_by and clflow.rolled_back_at of it" in row["reasons"]
     with pytest.raises(PromotionError, match="replaced no version"):
         promote.rollback("folder", "disc", bench.workspace)
     assert version_of(bench.registry, CHAMPION) == 1
