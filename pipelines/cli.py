@@ -222,7 +222,7 @@ def report(params: ParamsFile = DEFAULT) -> None:
 
 @_verb(OWN, "predict new-images --model line-3 --out judged")
 def predict(
-    images: Annotated[str, typer.Argument(help="A folder, an image, or a quoted pattern ('line/*.png').")],
+    images: Annotated[list[str], typer.Argument(help="Folders, images, or quoted patterns ('line/*.png').")],
     model: Annotated[str, typer.Option("--model", help="A detector's folder, models:/<name>@champion, or a graph.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for scores, heat maps and watched statistics.")],
     table_format: Annotated[Literal["csv", "parquet"], typer.Option("--format", help="Of the table.")] = "csv",

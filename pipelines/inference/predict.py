@@ -7,6 +7,7 @@ are in memory, however many there are.
 from __future__ import annotations
 
 import math
+import os
 import re
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -27,7 +28,7 @@ from clflow import heatmap
 from clflow.data.images import EXTENSIONS, open_rgb, resize_to_square
 from clflow.errors import ClflowError, DataError
 from clflow.export import holds_export
-from clflow.files import TEMPORARY
+from clflow.files import TEMPORARY, fingerprint
 from clflow.heatmap import Picture
 from clflow.judge import Judge, best_device
 from clflow.prefetch import prefetch
@@ -48,7 +49,7 @@ _THREADS = 2  # of reading, and of writing
 
 def run(
     reference: str,
-    source: str,
+    sources: str | Sequence[str],
     out: Path,
     table_format: TableFormat,
     threshold: float | None = None,
@@ -56,15 +57,15 @@ def run(
 ) -> None:
     """Score images with a detector or its exported graph: ``scores.csv`` (or ``.parquet``), ``heat_maps/``, ``watch/``.
 
-    The table has a row per image: its ``path`` below the source, ``image_score``, ``threshold``, ``anomalous`` and
-    ``error``. An image that cannot be read has no score and counts as anomalous: it must not pass for good because
-    nobody could look at it. Scores are added to those that ``out`` already watches. The same call replaces what it
-    wrote to ``out`` before.
+    The table has a row per image: its ``path`` below the source, or below the folder that several sources share,
+    ``image_score``, ``threshold``, ``anomalous`` and ``error``. An image that cannot be read has no score and counts as
+    anomalous: it must not pass for good because nobody could look at it. Scores are added to those that ``out`` already
+    watches. The same call replaces what it wrote to ``out`` before.
 
     Args:
         reference: of the model, see `pipelines.registry.locate.local_folder`, or the folder of an exported graph;
             MLflow's database is sought in the current folder.
-        source: a folder, which is searched with all below it, an image, or a glob pattern.
+        sources: each a folder, which is searched with all below it, an image, or a glob pattern.
         out: folder to write to.
         table_format: of the table.
         threshold: of the image score, in place of the stored one; the line in heat maps stays at the stored threshold
@@ -81,10 +82,11 @@ def run(
         raise ClflowError(f"--threshold {threshold} is no number that a score can be compared with; correct it.")
     if out.exists() and not out.is_dir():
         raise ClflowError(f"--out {out} is a file; name a folder.")
-    root, paths = find_images(source, out)
+    sources = [sources] if isinstance(sources, str) else sources
+    root, paths = find_images(sources, out)
     table_name = f"scores.{table_format}"
     model_name = reference if reference.startswith(SCHEME) else str(Path(reference).resolve())
-    command, outputs = f"clflow predict --model {model_name} {Path(source).absolute()}", Outputs(out)
+    command, outputs = f"clflow predict --model {model_name} {_named(sources)}", Outputs(out)
     pictures = name_heat_maps([_name(path, root) for path in paths])
     outputs.require(command, (table_name, *(f"{HEAT_MAPS}/{picture}" for picture in pictures.values())))
     with tempfile.TemporaryDirectory() as download:
@@ -115,12 +117,26 @@ def run(
         )
 
 
-def find_images(source: str, out: Path) -> tuple[Path, list[Path]]:
+def _named(sources: Sequence[str]) -> str:
+    """Sources as a record names them; a shell makes thousands of a pattern that is not quoted."""
+    first, *others = [str(Path(source).absolute()) for source in sources]
+    return f"{first} and {len(others)} more ({fingerprint([first, *others])[:12]})" if others else first
+
+
+def find_images(sources: Sequence[str], out: Path) -> tuple[Path, list[Path]]:
     """The folder that paths are relative to, and the images, sorted; not those that an earlier call wrote to ``out``.
 
     Raises:
-        DataError: there are none.
+        DataError: one of the sources holds none.
     """
+    found = [_images_of(source, out) for source in sources]
+    if len(found) == 1:
+        return found[0]
+    paths = {path.absolute() for _, images in found for path in images}
+    return Path(os.path.commonpath([root.absolute() for root, _ in found])), sorted(paths)
+
+
+def _images_of(source: str, out: Path) -> tuple[Path, list[Path]]:
     path = Path(source)
     if path.is_file():
         return path.parent, [path]

@@ -112,6 +112,16 @@ def test_heat_map_is_as_large_as_its_image(
         assert picture.size == drawn
 
 
+def test_several_sources_are_told_apart_by_the_folder_that_they_share(tiny_source: Path, tmp_path: Path):
+    disc, stripes = (tiny_source / name / "test" for name in tiny.CATEGORIES)
+    sources = [str(disc / "hole"), str(disc / "hole" / "00[01].png"), str(stripes / "good" / "001.png")]
+    root, paths = predict.find_images(sources, tmp_path / "out")
+    names = [path.relative_to(root).as_posix() for path in paths]
+    assert names == [*(f"disc/test/hole/00{i}.png" for i in range(tiny.TEST)), "stripes/test/good/001.png"]
+    with pytest.raises(DataError, match=r"nowhere holds no images"):
+        predict.find_images([str(disc), str(tmp_path / "nowhere")], tmp_path / "out")
+
+
 def test_heat_maps_of_images_that_differ_in_extension_stay_apart():
     assert predict.name_heat_maps(["a/1.jpg", "a/2.PNG", "b/1.png"]) == {
         "a/1.jpg": "a/1.png",
