@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 import shutil
@@ -25,6 +26,7 @@ from pipelines.workspace.outputs import MARKER, Outputs
 from pipelines.workspace.paths import Workspace
 
 CHECKOUT = Path(__file__).resolve().parent.parent
+_log = logging.getLogger(__name__)
 _COMMAND = "clflow benchmark"
 _PARAMS = "params.yaml"
 _COPIES = (".dvcignore", "dvc.yaml", "tuned/README.md")
@@ -32,6 +34,7 @@ _PACKAGES = ("clflow", "pipelines")  # what the stages depend on is the code tha
 PATIENCE_S = 15.0
 """As long as an interrupted command may take to end."""
 
+_STDERR = 2  # what DVC and the stages print is progress here: the result is the leaderboard
 _FILLED = ("data", "plan", "synthetic", "runs", "scores", "reports", "tuned")
 
 
@@ -44,15 +47,16 @@ def run(params: Path, workspace: Path) -> None:
     _wait_for_others(workspace)
     prepare(params, workspace)
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    if run_command([sys.executable, "-m", "dvc", "repro"], workspace, environment) != 0:
+    output = _STDERR if _log.isEnabledFor(logging.INFO) else subprocess.DEVNULL
+    if run_command([sys.executable, "-m", "dvc", "repro"], workspace, environment, output) != 0:
         raise ClflowError(
             f"the benchmark in {workspace} stopped for the reason above; what is finished is kept: mend it and run the "
             "same command again."
         )
     made = Workspace(workspace)
     print(made.leaderboard_page.read_text(encoding="utf-8"))
-    print(f"Leaderboard, plots and galleries: {made.reports}")
-    print(f"Every run: cd {shlex.quote(str(workspace))} && mlflow ui --backend-store-uri sqlite:///mlflow.db")
+    _log.info("Leaderboard, plots and galleries: %s", made.reports)
+    _log.info("Every run: cd %s && mlflow ui --backend-store-uri sqlite:///mlflow.db", shlex.quote(str(workspace)))
 
 
 def prepare(params: Path, workspace: Path) -> None:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import errno
+import inspect
 import io
+import logging
 import os
 import sys
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from clflow.config.params import Params, check, effective, load, part_defaults
 from clflow.config.spelling import did_you_mean
 from clflow.errors import ClflowError
+from pipelines import console
 from pipelines.compute.signals import interruptible
 from pipelines.workspace.names import require_known
 from pipelines.workspace.paths import Workspace
@@ -41,6 +45,7 @@ ParamsFile = Annotated[Path, typer.Option("--params", help="Parameter file; its 
 DatasetName = Annotated[str, typer.Option("--dataset", help="A dataset of the parameter file.")]
 CategoryNames = Annotated[list[str] | None, typer.Option("--category", help="Repeat for several; default: all.")]
 DEFAULT = Path("params.yaml")
+_log = logging.getLogger("pipelines.cli")
 
 _EXTRAS = {
     **dict.fromkeys(("ray", "pyarrow", "mlflow", "dvc", "optuna", "sklearn"), "workflow"),
@@ -52,9 +57,37 @@ _EXTRAS = {
 Verb = Callable[..., None]
 
 
-def _verb(panel: str, example: str) -> Callable[[Verb], Verb]:
-    """A verb in a panel of the help, with an example of its arguments."""
-    return app.command(rich_help_panel=panel, epilog=f"Example: clflow {example}")
+def _set_level(verbose: bool | None) -> None:
+    if verbose is not None:
+        os.environ[console.LEVEL] = "debug" if verbose else "warning"
+    console.configure()
+
+
+Verbose = Annotated[
+    bool | None,
+    typer.Option(
+        *("--verbose/--quiet", "-v/-q"),
+        callback=_set_level,
+        help="Say more, with times; or only warnings and errors, and the result.",
+        show_default=False,
+    ),
+]
+
+
+def _verb(panel: str | None, example: str, group: typer.Typer = app) -> Callable[[Verb], Verb]:
+    """A verb in a panel of the help, with an example of its arguments; --verbose and --quiet may stand behind it."""
+
+    def register(verb: Verb) -> Verb:
+        @wraps(verb)
+        def call(verbose: bool | None = None, **arguments: Any) -> None:
+            verb(**arguments)
+
+        signature = inspect.signature(verb, eval_str=True)
+        option = inspect.Parameter("verbose", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Verbose)
+        call.__signature__ = signature.replace(parameters=[*signature.parameters.values(), option])  # pyright: ignore[reportAttributeAccessIssue]
+        return group.command(rich_help_panel=panel, epilog=f"Example: clflow {example}")(call)
+
+    return register
 
 
 def _print_version(wanted: bool) -> None:
@@ -67,6 +100,7 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
+    verbose: Verbose = None,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
     ] = False,
@@ -74,7 +108,7 @@ def _options(
     pass
 
 
-@config.command(epilog="Example: clflow config show --origin")
+@_verb(None, "config show --origin", config)
 def show(
     params: ParamsFile = DEFAULT,
     origin: Annotated[bool, typer.Option("--origin", help="Beside each value, the file that states it.")] = False,
@@ -313,7 +347,7 @@ def sync(params: ParamsFile = DEFAULT) -> None:
     wanted = plan_cells(loaded, workspace)
     tracker = stage.sync(loaded, wanted, workspace)
     tracker.require()
-    print(f"MLflow at {tracker.uri} has all of {len(wanted)} cells that are complete.")
+    _log.info("MLflow at %s has all of %d cells that are complete.", tracker.uri, len(wanted))
 
 
 @_verb(REGISTRY, "promote --dataset mvtec_ad --category screw --dry-run")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import shlex
 from pathlib import Path
@@ -10,6 +11,8 @@ from pathlib import Path
 from clflow.data.layout import subfolders
 from clflow.errors import ClflowError, DataError
 from clflow.files import write_atomically
+
+_log = logging.getLogger(__name__)
 
 _PAGE = """\
 # What to run, and what differs from the defaults, which `clflow config show --origin` prints with it.
@@ -54,7 +57,7 @@ def run(folder: Path, images: Path | None) -> None:
     with write_atomically(params) as temporary:
         temporary.write_text(page, encoding="utf-8")
     name, workspace = shlex.quote(str(params)), shlex.quote(str(folder / "run"))
-    print(f"{params}: edit it, then clflow benchmark --params {name} --workspace {workspace}")
+    _log.info("%s: edit it, then clflow benchmark --params %s --workspace %s", params, name, workspace)
 
 
 def _page(folder: Path, images: Path | None) -> str:

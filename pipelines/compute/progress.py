@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from pathlib import Path
 from types import TracebackType
@@ -12,6 +13,8 @@ from rich.live import Live
 from rich.table import Table
 
 from clflow.training.validation import VALIDATION
+
+_log = logging.getLogger(__name__)
 
 
 class Board:
@@ -31,12 +34,12 @@ class Board:
         self.done = 0
         self.start = time.perf_counter()
         self.ends: list[float] = []
-        self.console = Console()
+        self.console = Console(stderr=True)
         self.live = Live(console=self.console, get_renderable=self._table, refresh_per_second=2)
 
     def __enter__(self) -> Self:
         self.logs.mkdir(parents=True, exist_ok=True)
-        if self.console.is_terminal:
+        if self.console.is_terminal and _log.isEnabledFor(logging.INFO):
             self.live.start()
         return self
 
@@ -64,14 +67,14 @@ class Board:
         """Mark a job as complete."""
         self.done += 1
         self.state[name] = f"{how}, {self.state[name]}"
-        self._say(f"{self._count(name)} {self.state[name]}{self._to_go()}")
+        self._say(logging.INFO, f"{self._count(name)} {self.state[name]}{self._to_go()}")
 
     def failed(self, name: str, reason: str) -> Path:
         """Mark a job as failed; returns the log that says why."""
         self.done += 1
         self.state[name] = "FAILED"
         self._write(name, reason)
-        self._say(f"{self._count(name)} FAILED: {reason.strip().splitlines()[-1]}")
+        self._say(logging.WARNING, f"{self._count(name)} FAILED: {reason.strip().splitlines()[-1]}")
         return self.log(name)
 
     def _count(self, name: str) -> str:
@@ -86,9 +89,9 @@ class Board:
             return ""
         return f", about {(self.ends[-1] - self.ends[0]) / since * (self.total - self.done):.0f} s to go"
 
-    def _say(self, line: str) -> None:
+    def _say(self, level: int, line: str) -> None:
         if not self.live.is_started:
-            self.console.print(line, highlight=False, soft_wrap=True, markup=False)
+            _log.log(level, "%s", line)
 
     def _write(self, name: str, text: str) -> None:
         with self.log(name).open("a", encoding="utf-8") as file:

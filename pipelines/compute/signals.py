@@ -97,15 +97,16 @@ def process_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
         pool.shutdown(cancel_futures=True)
 
 
-def run_command(command: list[str], folder: Path, environment: dict[str, str]) -> int:
-    """Run a command that runs commands of ours, as DVC does; returns its exit code.
+def run_command(command: list[str], folder: Path, environment: dict[str, str], output: int) -> int:
+    """Run a command that runs commands of ours, as DVC does, with its standard output to a descriptor; returns its exit
+    code.
 
     Whatever signal comes here, it and its children get SIGINT: by SIGTERM, DVC would die and leave its stage running
     and its locks behind, but after SIGINT it waits for its stage. Ray's processes block that one.
     """
     with interruptible(LIMIT_S + _OUTER_S):
         # In a session of its own, so that Ctrl-C in a terminal reaches it from here alone, once.
-        process = subprocess.Popen(command, cwd=folder, env=environment, start_new_session=True)
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=output, start_new_session=True)
         try:
             return process.wait()
         except Interrupted:

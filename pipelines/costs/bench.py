@@ -6,6 +6,7 @@ measured in several rounds, one after the other, so that what disturbs the machi
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from pipelines.costs.measure import Case, Engine
 from pipelines.reporting.markdown import markdown_table
 from pipelines.workspace.outputs import Outputs
 from pipelines.workspace.paths import Workspace
+
+_log = logging.getLogger(__name__)
 
 METHODS = ("clflow", "anomalib-fastflow", "anomalib-patchcore-1", "anomalib-padim")
 ROUNDS = 3
@@ -54,7 +57,7 @@ def run(params: Params, dataset: str, category: str, workspace: Workspace, out: 
         folder = Path(name)
         training, seed = [], params.benchmark.seeds[0]
         for method in METHODS:
-            print(f"training {method}", flush=True)
+            _log.info("training %s", method)
             case = Case(params, dataset, category, method, seed, workspace, folder / "features" / method)
             training.append(alone(measure.train, case, folder / method, threads))
         for to in FORMATS:
@@ -71,7 +74,7 @@ def run(params: Params, dataset: str, category: str, workspace: Workspace, out: 
             engines.append(Engine(METHODS[0], measure.REDUCED, folder / "openvino"))
         rounds: list[list[dict[str, Any]]] = []
         for number in range(ROUNDS):
-            print(f"inference, round {number + 1} of {ROUNDS}", flush=True)
+            _log.info("inference, round %d of %d", number + 1, ROUNDS)
             rounds.append([alone(measure.infer, engine, images, threads) for engine in engines])
     inference = [
         {"method": engine.method, "runtime": engine.runtime} | _combined([measured[i] for measured in rounds])

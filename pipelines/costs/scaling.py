@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,8 @@ from pipelines.reporting.markdown import markdown_table
 from pipelines.reporting.plots import house_style, save
 from pipelines.workspace.outputs import Outputs
 from pipelines.workspace.paths import Workspace
+
+_log = logging.getLogger(__name__)
 
 METHOD = "clflow"
 SIZES = (128, 256, 384, 512)
@@ -67,7 +70,7 @@ def run(params: Params, dataset: str, category: str, workspace: Workspace, out: 
     threads = params.resources.cpus_per_worker
     machine, rows = observe(threads, {}), []
     for job in sweep(params, dataset, category):
-        print(describe(job), flush=True)
+        _log.info(describe(job))
         rows.append(alone(measure.grow, params, dataset, METHOD, job, workspace, threads))
     result = {
         "dataset": dataset,

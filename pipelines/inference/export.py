@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from clflow.methods.loading import load_detector
 from pipelines.inference import watch
 from pipelines.registry.locate import local_folder
 from pipelines.workspace.paths import Workspace
+
+_log = logging.getLogger(__name__)
 
 
 def run(reference: str, out: Path, to: Format) -> None:
@@ -31,4 +34,4 @@ def run(reference: str, out: Path, to: Format) -> None:
         folder = local_folder(reference, Workspace(Path.cwd()), Path(download))
         detector = load_detector(folder)
         worst = export(detector, to, out, watch.Model.files(folder))
-    print(f"{out}: {to}, for RGB images uint8 (B, H, W, 3); off by {worst:.1e}")
+    _log.info("%s: %s, for RGB images uint8 (B, H, W, 3); off by %.1e", out, to, worst)

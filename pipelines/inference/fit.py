@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +14,7 @@ from clflow.api.fitting import fit
 from clflow.data.own import find_own_images
 from pipelines.workspace.names import require_method
 
+_log = logging.getLogger(__name__)
 _SHOWN = ("image_auroc", "aupro_30", "false_alarms", "misses")
 
 
@@ -31,25 +32,25 @@ def run(images: Path, out: Path, params: Path | None, method: str, seed: int) ->
     """
     require_method(method)
     found = find_own_images(images)
-    print(f"{images}: {found}", flush=True)
-    with _warnings_as_lines():
-        detector = fit(found, out=out, params=params, method=method, seed=seed, progress=_print_point)
-    print(f"{out}: detector, threshold {detector.threshold:.4g}")
+    _log.info("%s: %s", images, found)
+    with _warnings_logged():
+        detector = fit(found, out=out, params=params, method=method, seed=seed, progress=_say_point)
+    _log.info("%s: detector, threshold %.4g", out, detector.threshold)
     if set(found.test["label"]) == {0, 1}:
         metrics = evaluate(detector, found.folder / found.part)
         print("test images: " + ", ".join(f"{name} {metrics[name]:.4f}" for name in _SHOWN if name in metrics))
     model = shlex.quote(str(out))
-    print(f"next: clflow predict --model {model} --out judged <images>; clflow serve --model {model}")
+    _log.info("next: clflow predict --model %s --out judged <images>; clflow serve --model %s", model, model)
 
 
-def _print_point(point: dict[str, float]) -> None:
+def _say_point(point: dict[str, float]) -> None:
     figures = (f"{name} {point[name]:.4g}" for name in ("loss", "validation_auroc", "validation_aupro"))
-    print(f"  step {point['step']:.0f}: {', '.join(figures)}, {point['seconds']:.0f} s", flush=True)
+    _log.info("  step %.0f: %s, %.0f s", point["step"], ", ".join(figures), point["seconds"])
 
 
 @contextmanager
-def _warnings_as_lines() -> Iterator[None]:
+def _warnings_logged() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("always", UserWarning)
-        warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr, flush=True)
+        warnings.showwarning = lambda message, *_: _log.warning(message)
         yield

@@ -6,6 +6,7 @@ are in memory, however many there are.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import re
@@ -37,6 +38,8 @@ from pipelines.inference import watch
 from pipelines.registry.locate import SCHEME, local_folder
 from pipelines.workspace.outputs import Outputs
 from pipelines.workspace.paths import Workspace
+
+_log = logging.getLogger(__name__)
 
 TableFormat = Literal["csv", "parquet"]
 
@@ -201,7 +204,8 @@ def _predict(judge: Judge, root: Path, paths: list[Path], heat_maps: dict[str, P
         images = prefetch(readers, read, paths, _AHEAD)
         rows = prefetch(writers, finish, _score(images, judge), _AHEAD)
         console = Console(stderr=True)
-        progress = track(rows, "scoring", len(paths), transient=True, console=console, disable=not console.is_terminal)
+        hidden = not (console.is_terminal and _log.isEnabledFor(logging.INFO))
+        progress = track(rows, "scoring", len(paths), transient=True, console=console, disable=hidden)
         return pd.DataFrame(list(progress))
 
 

@@ -32,6 +32,7 @@ from pipelines.registry.locate import champion_version, registered_name
 from pipelines.tracking.server import tracking_uri
 from pipelines.workspace.paths import Workspace
 
+_log = logging.getLogger(__name__)
 _APPLICATION = "clflow"
 _ONGOING = 100  # requests that the gateway works on; more wait outside of it
 _PATIENCE = 10.0  # seconds for a scorer to say what it holds
@@ -81,10 +82,10 @@ def _serve(source: _Source, params: Params, workspace: Workspace, host: str, por
         _require_room(params)
         try:
             scorer = _start(source, params, workspace, host, port)
-            print(f"serving {len(source.categories)} categories at http://{host}:{port} (docs at /docs)", flush=True)
+            _log.info("serving %d categories at http://%s:%d (docs at /docs)", len(source.categories), host, port)
             _follow(scorer, params.serving.poll_seconds)
         except Interrupted:  # how it is told to stop, so its exit code is 0
-            print("stopping", flush=True)
+            _log.info("stopping")
         finally:
             serve.delete(_APPLICATION)
 
@@ -134,17 +135,17 @@ def _start(source: _Source, params: Params, workspace: Workspace, host: str, por
 
 
 def _follow(scorer: DeploymentHandle, seconds: float) -> None:
-    """Print what changes; it never ends by itself."""
+    """Say what changes; it never ends by itself."""
     before: dict[str, State] | None = None
     while True:
         try:
             states: dict[str, State] = scorer.state.remote().result(timeout_s=_PATIENCE)
         except (TimeoutError, RayError, RayServeException):
-            print("warning: no scorer answers; Ray starts lost ones again.", flush=True)
+            _log.warning("no scorer answers; Ray starts lost ones again.")
         else:
             for category, state in states.items():
                 if before and (state.version, state.problem) != (before[category].version, before[category].problem):
                     problem = f"; {state.problem}" if state.problem else ""
-                    print(f"{category}: version {state.version} is in use{problem}", flush=True)
+                    _log.info("%s: version %s is in use%s", category, state.version, problem)
             before = states
         time.sleep(seconds)

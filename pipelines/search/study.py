@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict, dataclass
 from io import StringIO
 from pathlib import Path
@@ -16,6 +17,8 @@ from clflow.files import fingerprint, read_json, write_atomically, write_json
 from clflow.provenance import commit
 from clflow.training.validation import VALIDATION
 from pipelines.workspace.plan import Plan
+
+_log = logging.getLogger(__name__)
 
 OBJECTIVE = VALIDATION
 """What a search raises: the mean of categories and seeds."""
@@ -170,7 +173,7 @@ def write_found(searches: list[Search], each: bool, params: Params, target: Path
         temporary.write_text(f"{_SEAL}{fingerprint(found.getvalue())}\n{found.getvalue()}", encoding="utf-8")
     with write_atomically(target.with_suffix(".csv")) as temporary:
         pd.concat(tables).to_csv(temporary, index=False, lineterminator="\n")
-    print(f"written: {target} and its trials, {target.with_suffix('.csv').name}", flush=True)
+    _log.info("written: %s and its trials, %s", target, target.with_suffix(".csv").name)
 
 
 def _table(search: Search, records: list[Record]) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,8 @@ from pipelines.workspace.cells import EVAL_SCORES, EVAL_WEIGHTS, SCORED, Cell
 from pipelines.workspace.paths import Workspace
 from pipelines.workspace.plan import Plan
 from pipelines.workspace.results import is_scored, is_trained, read_score_record
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ def run(params: Params, dataset: str, workspace: Workspace) -> None:
         task = tasks.pop(category)
         for cell in task.keys:
             _store(task, cell, _NO_SCORES, workspace)
-        print(f"{dataset} {category}: no test images", flush=True)
+        _log.info("%s %s: no test images", dataset, category)
     if not tasks:
         return
     with cluster.session(params.resources):
@@ -102,7 +105,7 @@ def run(params: Params, dataset: str, workspace: Workspace) -> None:
                     raise error.cause from None  # without the trace that Ray puts before what was said
                 raise
             category = pending.pop(done)
-            print(f"{dataset} {category}: {len(tasks[category].keys)} cells scored in {seconds:.1f} s", flush=True)
+            _log.info("%s %s: %d cells scored in %.1f s", dataset, category, len(tasks[category].keys), seconds)
 
 
 def _score_category(task: _Task, workspace: Workspace, threads: int) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,9 +19,11 @@ from clflow.files import cache_folder
 from pipelines.workspace.paths import Workspace
 from pipelines.workspace.results import count_images, missing_images
 
+_log = logging.getLogger(__name__)
+
 
 def run(params: Params, dataset: str, workspace: Workspace) -> None:
-    """Fetch the categories of ``dataset`` that the parameters list, and print what each holds and what is odd about it.
+    """Fetch the categories of ``dataset`` that the parameters list, and say what each holds and what is odd about it.
 
     A relative source is one in the workspace.
 
@@ -44,14 +47,14 @@ def run(params: Params, dataset: str, workspace: Workspace) -> None:
             record=workspace.fetch_record(dataset),
             progress=progress,
         )
-    print(f"{entry.title}; licence: {' '.join(filter(None, (entry.licence, entry.licence_url)))}")
+    _log.info("%s; licence: %s", entry.title, " ".join(filter(None, (entry.licence, entry.licence_url))))
     notes = read_notes(workspace.fetch_record(dataset))
     for category in wanted.categories:
         rows = manifest.loc[manifest["category"] == category]
-        print(_summary(category, rows, entry.counts.get(category)))
+        _log.info(_summary(category, rows, entry.counts.get(category)))
         few = check_count(rows["split"].tolist().count("train"), params.protocol.false_alarm_rate)
         for note in [*notes[category], *filter(None, [few])]:
-            print(f"    note: {note}")
+            _log.warning("%s: %s", category, note)
 
 
 def _summary(category: str, rows: pd.DataFrame, published: Counts | None) -> str:
@@ -76,7 +79,7 @@ def _progress() -> Iterator[Progress | None]:
     from rich.progress import Progress as Bars
 
     console = Console(stderr=True)
-    if not console.is_terminal:
+    if not (console.is_terminal and _log.isEnabledFor(logging.INFO)):
         yield None
         return
     columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn()

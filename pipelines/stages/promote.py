@@ -6,6 +6,7 @@ stays a version, and `clflow rollback` makes it champion again.
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +30,8 @@ from pipelines.tracking.server import reason, tracking_uri
 from pipelines.tracking.tracker import Tracker
 from pipelines.workspace.paths import Workspace
 from pipelines.workspace.results import has_both_classes
+
+_log = logging.getLogger(__name__)
 
 
 def run(
@@ -79,7 +82,9 @@ def rollback(dataset: str, category: str, workspace: Workspace) -> None:
     target = Registry(uri)
     target.require_answer()
     champion, demoted = target.roll_back(registered_name(dataset, category))
-    print(f"{dataset}/{category}: version {number(champion)} is champion again, not version {number(demoted)}")
+    _log.info(
+        "%s/%s: version %d is champion again, not version %d", dataset, category, number(champion), number(demoted)
+    )
 
 
 @dataclass(frozen=True)

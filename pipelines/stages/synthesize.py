@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import as_completed
@@ -15,6 +16,8 @@ from clflow.synthesis.category import MARKER, synthesize_category
 from pipelines.compute.signals import process_pool
 from pipelines.workspace.paths import Workspace
 from pipelines.workspace.plan import Plan, SyntheticSet
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class _Job:
 
 
 def run(params: Params, dataset: str, workspace: Workspace) -> None:
-    """Bring ``synthetic/<dataset>`` of the workspace up to date, categories side by side; print a line for each.
+    """Bring ``synthetic/<dataset>`` of the workspace up to date, categories side by side, with a line for each.
 
     A category, or a variant of it with another synthesis, whose key is unchanged is not touched. A relative texture
     folder is one in the workspace.
@@ -55,7 +58,7 @@ def run(params: Params, dataset: str, workspace: Workspace) -> None:
     for name, wanted in plan.synthetic.items():
         job = _Job(wanted, workspace.data(dataset), workspace.synthetic(dataset, name))
         if job.is_done():
-            print(f"  {name}: {job.summary()}, unchanged")
+            _log.info("  %s: %s, unchanged", name, job.summary())
         else:
             due.append(job)
     _run_all(dataset, due)
@@ -72,7 +75,7 @@ def _run_all(dataset: str, jobs: list[_Job]) -> None:
 
 
 def _collect(dataset: str, outcomes: Iterable[tuple[_Job, Callable[[], None]]]) -> None:
-    """Wait for each job and print its outcome; raise at the end, so that one failure stops no other job."""
+    """Wait for each job and say its outcome; raise at the end, so that one failure stops no other job."""
     failures = []
     for job, finish in outcomes:
         try:
@@ -83,7 +86,7 @@ def _collect(dataset: str, outcomes: Iterable[tuple[_Job, Callable[[], None]]]) 
             error.add_note(f"while synthesizing {dataset}/{job.name}")
             raise
         else:
-            print(f"  {job.name}: {job.summary()}", flush=True)
+            _log.info("  %s: %s", job.name, job.summary())
     if failures:
         more = f" ({len(failures) - 1} more categories failed)" if len(failures) > 1 else ""
         raise DataError(f"{failures[0]}{more}")

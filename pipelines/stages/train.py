@@ -3,6 +3,7 @@ of its own."""
 
 from __future__ import annotations
 
+import logging
 import shutil
 import time
 import traceback
@@ -35,6 +36,8 @@ from pipelines.workspace.paths import Workspace
 from pipelines.workspace.plan import Plan
 from pipelines.workspace.results import is_trained, read_cell
 
+_log = logging.getLogger(__name__)
+
 
 def run(params: Params, dataset: str, workspace: Workspace) -> None:
     """Train the cells of a dataset that are missing. Cells that are no longer asked for stay.
@@ -55,7 +58,7 @@ def run(params: Params, dataset: str, workspace: Workspace) -> None:
                 failures = _train(in_order(todo), plan, tracker)
     tracker.result().sync([cell for cell in plan.cells if cell not in failures], workspace)
     for line in _uncalibrated([cell for cell in todo if cell not in failures], params, workspace):
-        print(line)
+        _log.warning(line)
     if failures:
         logs = "; ".join(f"{cell.name} (log: {log})" for cell, log in failures.items())
         raise CellError(
@@ -80,7 +83,7 @@ def in_order(todo: list[Cell]) -> list[Cell]:
 
 
 def _uncalibrated(trained: list[Cell], params: Params, workspace: Workspace) -> list[str]:
-    """A warning for each category whose calibration images are too few for the false alarm rate that was asked for."""
+    """A sentence for each category whose calibration images are too few for the false alarm rate that was asked for."""
     asked = params.protocol.false_alarm_rate
     fewest: dict[str, tuple[int, float]] = {}
     for cell in trained:
@@ -89,7 +92,7 @@ def _uncalibrated(trained: list[Cell], params: Params, workspace: Workspace) -> 
         if images < images_needed(asked):
             fewest[cell.category] = min(fewest.get(cell.category, (images, rate)), (images, rate))
     return [
-        f"warning: {category}: {images} calibration images keep a false alarm rate of {rate:.1%}, not "
+        f"{category}: {images} calibration images keep a false alarm rate of {rate:.1%}, not "
         f"{asked:.1%} (protocol.false_alarm_rate), for which {images_needed(asked)} normal images are needed"
         for category, (images, rate) in fewest.items()
     ]
@@ -164,8 +167,11 @@ def _train(todo: list[Cell], plan: Plan, tracker: Future[Tracker]) -> dict[Cell,
                 fail(cell, "\n".join(errors))
     seconds = time.perf_counter() - begin
     share = at_work / (slots * seconds)
-    print(
-        f"{len(todo)} cells in {seconds:.0f} s; slots trained for {share:.0%} of it, the rest was starting and waiting"
+    _log.info(
+        "%d cells in %.0f s; slots trained for %.0f%% of it, the rest was starting and waiting",
+        len(todo),
+        seconds,
+        100 * share,
     )
     return failures
 

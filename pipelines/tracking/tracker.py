@@ -7,6 +7,7 @@ others go on; if it does not answer, one warning says so. Everything is looked u
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -25,6 +26,8 @@ from pipelines.tracking.server import is_down, reason, tracking_uri
 from pipelines.workspace.cells import Cell
 from pipelines.workspace.paths import Workspace
 from pipelines.workspace.results import is_trained
+
+_log = logging.getLogger(__name__)
 
 
 class Tracker:
@@ -149,10 +152,10 @@ class Tracker:
                 self._give_up(error)
                 return
             if name not in self.failed:
-                print(
-                    f"warning: {name} is not logged to MLflow ({reason(error)}); its results are on disk, "
-                    "run `clflow sync` when that is mended.",
-                    flush=True,
+                _log.warning(
+                    "%s is not logged to MLflow (%s); its results are on disk, run `clflow sync` when that is mended.",
+                    name,
+                    reason(error),
                 )
             self.failed[name] = reason(error)
         else:
@@ -160,8 +163,8 @@ class Tracker:
 
     def _give_up(self, error: Exception) -> None:
         self.down = reason(error)
-        print(
-            f"warning: MLflow at {self.uri} does not work ({self.down}); all results are on disk, "
-            "run `clflow sync` when it is back.",
-            flush=True,
+        _log.warning(
+            "MLflow at %s does not work (%s); all results are on disk, run `clflow sync` when it is back.",
+            self.uri,
+            self.down,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import time
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from pipelines.workspace.paths import Workspace
 from pipelines.workspace.plan import Plan
 
 _DAY = 86_400.0
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -62,11 +64,13 @@ def run(params: Params, workspace: Workspace, keep_days: float, remove: bool) ->
             shutil.rmtree(each.path)
     megabytes = sum(each.size for each in found) / 1e6
     if remove:
-        print(
-            f"removed {len(found)} folders, {megabytes:.1f} MB; `dvc repro` records it, and `dvc gc` frees the cache."
+        _log.info(
+            "removed %d folders, %.1f MB; `dvc repro` records it, and `dvc gc` frees the cache.", len(found), megabytes
         )
     else:
-        print(f"{len(found)} folders, {megabytes:.1f} MB are no longer asked for; `clflow gc --remove` removes them.")
+        _log.info(
+            "%d folders, %.1f MB are no longer asked for; `clflow gc --remove` removes them.", len(found), megabytes
+        )
 
 
 def _unplanned(params: Params, workspace: Workspace) -> Iterator[Path]:

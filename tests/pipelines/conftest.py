@@ -12,6 +12,7 @@ import pytest
 from filelock import FileLock
 
 from clflow.config.params import load
+from pipelines import console
 from pipelines.compute import cluster
 from tests import tiny
 from tests.pipelines.command import benchmark
@@ -24,6 +25,14 @@ def no_tracking_server() -> Iterator[None]:
     os.environ.pop("MLFLOW_TRACKING_URI", None)
     yield
     os.environ.pop("MLFLOW_TRACKING_URI", None)
+
+
+@pytest.fixture(autouse=True)
+def progress_is_told() -> Iterator[None]:
+    """Progress goes to standard error as it does by default; what a command was told about it outlives no test."""
+    console.configure()
+    yield
+    os.environ.pop(console.LEVEL, None)
 
 
 @pytest.fixture(scope="session")

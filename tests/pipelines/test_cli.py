@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +14,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 import clflow
+from pipelines import console
 from pipelines.cli import app
 from tests import tiny
 from tests.pipelines.command import refusal
@@ -60,6 +63,24 @@ def test_help_has_an_example_that_can_be_called(words: tuple[str, ...]):
     example = shlex.split(verb.epilog.removeprefix("Example: "))
     assert tuple(example[: 1 + len(words)]) == ("clflow", *words)
     verb.make_context(words[-1], example[1 + len(words) :]).close()  # raises on what is missing or unknown
+
+
+def test_progress_is_on_standard_error_as_much_as_is_wanted(tmp_path: Path):
+    """For every place that the options may have, and for what a command starts."""
+    usual = CliRunner().invoke(app, ["init", str(tmp_path / "0")])
+    assert not usual.stdout and usual.stderr.startswith(f"{tmp_path}/0/params.yaml: edit it, then clflow benchmark ")
+    for number, (before, behind) in enumerate((("--quiet", ""), ("", "-q"), ("--verbose", "--quiet")), start=1):
+        words = [word for word in (before, "init", str(tmp_path / f"{number}"), behind) if word]
+        called = CliRunner().invoke(app, words)
+        assert (called.exit_code, called.output, os.environ[console.LEVEL]) == (0, "", "warning")
+    detailed = CliRunner().invoke(app, ["init", str(tmp_path / "4"), "--verbose"]).stderr
+    assert re.match(r"[\d-]+ [\d:,]+ INFO pipelines\.init: .*/4/params\.yaml: edit it", detailed)
+
+
+def test_level_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setenv(console.LEVEL, "loud")
+    said = refusal("config", "show", monkeypatch=monkeypatch, capsys=capsys)
+    assert said == "CLFLOW_LOG_LEVEL is 'loud'; set it to debug, info, warning, or unset it."
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ def test_time_to_go_is_said_once_there_is_a_pace(tmp_path: Path, capsys: pytest.
             board.add(name, (name,))
             board.progress(name, {"step": 20, VALIDATION: 0.875})
             board.finished(name)
-    *at_once, third, fourth = capsys.readouterr().out.splitlines()
+    *at_once, third, fourth = capsys.readouterr().err.splitlines()
     assert at_once == [f"[{i}/4] {name} done, step 20, validation 0.875" for i, name in ((1, "bottle"), (2, "screw"))]
     assert third.startswith("[3/4] cable done, step 20, validation 0.875, about ")
     assert fourth.endswith(", about 0 s to go")
@@ -29,8 +29,8 @@ def test_failure_is_logged_and_its_last_line_said(tmp_path: Path, capsys: pytest
         board.add("screw", ("screw",))
         board.progress("screw", {"step": 20, VALIDATION: 0.5})
         board.finished("screw")
-    assert capsys.readouterr().out.splitlines() == [
-        "[1/2] bottle FAILED: ValueError: no such level",
+    assert capsys.readouterr().err.splitlines() == [
+        "warning: [1/2] bottle FAILED: ValueError: no such level",
         "[2/2] screw done, step 20, validation 0.500",
     ]
     assert log.read_text(encoding="utf-8") == "Traceback\nValueError: no such level\n"

@@ -21,7 +21,7 @@ from tests.pipelines.trained import Trained
 def test_graph_scores_like_the_benchmark(trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     for _ in range(2):  # the second replaces the first
         export.run(str(trained.folder("disc")), tmp_path / "graph", "torch")
-    assert "torch, for RGB images" in capsys.readouterr().out
+    assert "torch, for RGB images" in capsys.readouterr().err
     scores = trained.scores("disc")
     images = np.stack([read_image(trained.images / path, tiny.SIZE) for path in scores["path"]])
     found = load(tmp_path / "graph")(images)

@@ -29,7 +29,7 @@ def test_stage_fetches_and_sums_up(params: Params, tmp_path: Path, capsys: pytes
     for category in ("bottle", "grid"):
         write_mvtec(tmp_path / "photographs", category)
     run(params, "folder", workspace := Workspace(tmp_path))
-    lines = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("    note: ")]
+    lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("warning: ")]
     assert lines[1:] == [
         "  bottle: 4 train / 2 test good / 2 test defective",
         "  grid: 4 train / 2 test good / 2 test defective",
@@ -46,7 +46,7 @@ def test_what_a_new_line_does_not_have_yet_is_told(
         shutil.rmtree(gone)
     shutil.rmtree(grid / "ground_truth")
     run(params, "folder", Workspace(tmp_path))
-    lines = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("    note: ")]
+    lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("warning: ")]
     assert lines[1:] == [
         "  bottle: 4 train / 2 test good / 0 test defective; no defective test images",
         "  grid: 4 train / 0 test good / 0 test defective; no test images",
@@ -61,12 +61,18 @@ def test_what_is_odd_is_told_each_time(
     shutil.copy(disc / "train/good/000.png", disc / "test/good/900.png")
     for _ in range(2):
         run(params, "folder", Workspace(tmp_path))
-        found = capsys.readouterr().out.splitlines()
+        found = capsys.readouterr().err.splitlines()
         few = "12 normal training images can keep a false alarm rate of 0.077 at best"
         leaked = "test images that are training images, too: 1, first bottle/test/good/900.png"
         for line, start in zip(
             found[1:],
-            ("  bottle: 12 ", f"    note: {leaked}", f"    note: {few}", "  grid: 12 ", f"    note: {few}"),
+            (
+                "  bottle: 12 ",
+                f"warning: bottle: {leaked}",
+                f"warning: bottle: {few}",
+                "  grid: 12 ",
+                f"warning: grid: {few}",
+            ),
             strict=True,
         ):
             assert line.startswith(start)
@@ -78,11 +84,11 @@ def test_counts_that_differ_from_the_published_ones_are_told(
     write_mvtec(tmp_path / "photographs", "bottle")
     own = params.data["folder"].model_copy(update={"categories": ("bottle",)})
     run(params.model_copy(update={"data": {"mvtec_ad": own}}), "mvtec_ad", Workspace(tmp_path))
-    out = capsys.readouterr().out
-    assert "CC BY-NC-SA 4.0" in out
+    said = capsys.readouterr().err
+    assert "CC BY-NC-SA 4.0" in said
     assert (
         "  bottle: 4 train / 2 test good / 2 test defective; "
-        "published were 209 train / 20 test good / 63 test defective" in out
+        "published were 209 train / 20 test good / 63 test defective" in said
     )
 
 

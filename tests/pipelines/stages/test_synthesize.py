@@ -53,10 +53,10 @@ def state(workspace: Workspace, category: str) -> dict[str, tuple[int, bytes]]:
 
 def test_makes_what_is_missing_and_leaves_the_rest(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
     run(params_for("bar"), DATASET, workspace)
-    assert capsys.readouterr().out == "  bar: 6 train / 3 held-out anomalies on the object\n"
+    assert capsys.readouterr().err == "  bar: 6 train / 3 held-out anomalies on the object\n"
     bar = state(workspace, "bar")
     run(params_for("bar", "weave"), DATASET, workspace)
-    assert capsys.readouterr().out.splitlines() == [
+    assert capsys.readouterr().err.splitlines() == [
         "  bar: 6 train / 3 held-out anomalies on the object, unchanged",
         "  weave: 6 train / 3 held-out anomalies on the surface",
     ]

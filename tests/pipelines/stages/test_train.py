@@ -155,7 +155,7 @@ def test_training_finishes_without_tracking_and_sync_catches_up(
     params = one_cell(workspace, tiny_source)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     train.run(params, "folder", workspace)
-    said = capsys.readouterr().out
+    said = capsys.readouterr().err
     assert "clflow sync" in said
     assert re.search(r"1 cells in \d+ s; slots trained for \d+% of it", said)
     assert re.search(r"warning: disc: \d+ calibration images keep a false alarm rate of \d+\.\d%, not 1\.0%", said)

@@ -224,7 +224,7 @@ def test_what_is_wrong_with_one_cell_is_of_no_other(
         bench.train(tracker, cell)
     bench.sync(tracker)
     assert bench.run_of(right).data.metrics["test_image_auroc"] == 0.9
-    said = capsys.readouterr().out
+    said = capsys.readouterr().err
     assert said.count("warning: ") == 1 and f"warning: {wrong.name} is not logged to MLflow" in said
     with pytest.raises(ClflowError, match=rf"not logged .*: {wrong.name} \(.*run `clflow sync`"):
         tracker.require()
@@ -248,7 +248,7 @@ def test_server_that_goes_away_is_told_once_and_gets_all_when_it_is_back(
     for cell in bench.cells:
         bench.train(tracker, cell)
     tracker.sync(bench.cells, bench.workspace)  # it is asked once more, at the end
-    assert capsys.readouterr().out.count("warning: ") == 2
+    assert capsys.readouterr().err.count("warning: ") == 2
     with pytest.raises(ClflowError, match=f"MLflow at http://127.0.0.1:{port} does not work"):
         tracker.require()
     other = bench.params.model_copy(update={"train": bench.params.train.model_copy(update={"steps": 7})})

@@ -36,8 +36,8 @@ def test_what_is_asked_for_is_never_left_over(finished: Path):
 def test_cells_and_scores_of_another_seed_are_listed_and_stay(workspace: Workspace, capsys: pytest.CaptureFixture[str]):
     before = names(workspace)
     run(load(workspace.params), workspace, 0, remove=False)
-    said = capsys.readouterr().out
-    assert said.count("runs/folder/") == said.count("scores/folder/") == 4
+    listed, said = capsys.readouterr()
+    assert listed.count("runs/folder/") == listed.count("scores/folder/") == 4
     assert "8 folders" in said and "MB" in said
     assert names(workspace) == before
 
