@@ -41,9 +41,18 @@ app = typer.Typer(
 config = typer.Typer(no_args_is_help=True, help="Parameters: what is in force, and where it is stated.")
 app.add_typer(config, name="config", rich_help_panel=BENCHMARK)
 
+bench = typer.Typer(
+    no_args_is_help=True,
+    context_settings={"ignore_unknown_options": True},  # those of the verb that it was
+    help="Measure what training and inference cost, on a machine that is idle otherwise.",
+)
+app.add_typer(bench, name="bench", rich_help_panel=COSTS)
+
 ParamsFile = Annotated[Path, typer.Option("--params", help="Parameter file; its folder is the workspace.")]
 DatasetName = Annotated[str, typer.Option("--dataset", help="A dataset of the parameter file.")]
+CategoryName = Annotated[str, typer.Option("--category", help="A category of the dataset.")]
 CategoryNames = Annotated[list[str] | None, typer.Option("--category", help="Repeat for several; default: all.")]
+BenchFolder = Annotated[Path, typer.Option("--out", help="Folder for the figures and their page.")]
 DEFAULT = Path("params.yaml")
 _log = logging.getLogger("pipelines.cli")
 
@@ -378,7 +387,7 @@ def promote(
 @_verb(REGISTRY, "rollback --dataset mvtec_ad --category screw")
 def rollback(
     dataset: DatasetName,
-    category: Annotated[str, typer.Option("--category", help="A category of the dataset.")],
+    category: CategoryName,
     params: ParamsFile = DEFAULT,
 ) -> None:
     """Make the version champion again that the present champion replaced."""
@@ -414,40 +423,60 @@ def benchmark(
     runner.run(params.resolve(), workspace.resolve())
 
 
-@_verb(COSTS, "bench --dataset mvtec_ad --category screw")
-def bench(
-    dataset: DatasetName,
-    category: Annotated[str, typer.Option("--category", help="A category of the dataset.")],
-    growth: Annotated[
-        bool, typer.Option("--growth", help="Instead: how cost grows with images, their size, seeds and categories.")
-    ] = False,
-    out: Annotated[Path, typer.Option("--out", help="Folder for the figures and their page.")] = Path("reports/bench"),
-    params: ParamsFile = DEFAULT,
+def _refuse_former_bench(value: str | bool | None) -> None:
+    if value:
+        raise ClflowError("`clflow bench` is `clflow bench methods` now, and with --growth `clflow bench scaling`.")
+
+
+@bench.callback()
+def _bench(
+    dataset: Annotated[str | None, typer.Option("--dataset", hidden=True, callback=_refuse_former_bench)] = None,
+    growth: Annotated[bool, typer.Option("--growth", hidden=True, callback=_refuse_former_bench)] = False,
 ) -> None:
-    """Measure what training and inference cost, beside other methods and runtimes, on an otherwise idle machine."""
+    pass
+
+
+@_verb(None, "bench methods --dataset mvtec_ad --category screw", bench)
+def methods(
+    dataset: DatasetName, category: CategoryName, out: BenchFolder = Path("reports/bench"), params: ParamsFile = DEFAULT
+) -> None:
+    """Training and inference, beside other methods and runtimes."""
+    from pipelines.costs import bench as verb
+
     loaded, dataset, workspace = _workspace(params, dataset)
     (category,) = _categories(loaded, dataset, [category])
-    if growth:
-        from pipelines.costs import scaling as verb
-    else:
-        from pipelines.costs import bench as verb
-
     verb.run(loaded, dataset, category, workspace, out)
 
 
-@_verb(COSTS, "bench-accelerator --dataset mvtec_ad")
-def bench_accelerator(
+@_verb(None, "bench scaling --dataset mvtec_ad --category screw", bench)
+def scaling(
+    dataset: DatasetName, category: CategoryName, out: BenchFolder = Path("reports/bench"), params: ParamsFile = DEFAULT
+) -> None:
+    """The way cost grows with images, their size, seeds and categories."""
+    from pipelines.costs import scaling as verb
+
+    loaded, dataset, workspace = _workspace(params, dataset)
+    (category,) = _categories(loaded, dataset, [category])
+    verb.run(loaded, dataset, category, workspace, out)
+
+
+@_verb(None, "bench accelerator --dataset mvtec_ad", bench)
+def accelerator(
     dataset: DatasetName,
     category: CategoryNames = None,
-    out: Annotated[Path, typer.Option("--out", help="Folder for accelerator.json and .md.")] = Path("reports/bench"),
+    out: BenchFolder = Path("reports/bench"),
     params: ParamsFile = DEFAULT,
 ) -> None:
-    """Measure what training and inference take on this machine's first CUDA device, and what limits them there."""
-    loaded, dataset, workspace = _workspace(params, dataset)
-    categories = _categories(loaded, dataset, category)
+    """Training and inference on this machine's first CUDA device, and what limits them there."""
     from pipelines.costs import accelerator as verb
 
-    verb.run(loaded, dataset, categories, workspace, out)
+    loaded, dataset, workspace = _workspace(params, dataset)
+    verb.run(loaded, dataset, _categories(loaded, dataset, category), workspace, out)
+
+
+@app.command("bench-accelerator", hidden=True, context_settings={"ignore_unknown_options": True})
+def _former_bench_accelerator(arguments: Annotated[list[str] | None, typer.Argument()] = None) -> None:
+    raise ClflowError("`clflow bench-accelerator` is `clflow bench accelerator` now.")
 
 
 def _load(params: Path) -> tuple[Params, Workspace]:

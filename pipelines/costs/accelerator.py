@@ -1,4 +1,4 @@
-"""``clflow bench-accelerator``: what training and inference take on an accelerator, and what limits them there.
+"""``clflow bench accelerator``: what training and inference take on an accelerator, and what limits them there.
 
 The cells are trained one after another in this process, without the workflow around them, so that the figures are of
 the accelerator and of the processor that feeds it.
@@ -79,9 +79,9 @@ def run(params: Params, dataset: str, categories: Sequence[str], workspace: Work
             the first category has no test images.
     """
     if not torch.cuda.is_available():
-        raise ClflowError("no CUDA device is to be seen here; clflow bench measures a processor.")
+        raise ClflowError("no CUDA device is to be seen here; `clflow bench methods` measures a processor.")
     named = " ".join(f"--category {category}" for category in categories)
-    command, outputs = f"clflow bench-accelerator --dataset {dataset} {named}", Outputs(out)
+    command, outputs = f"clflow bench accelerator --dataset {dataset} {named}", Outputs(out)
     outputs.require(command, ("accelerator.json", "accelerator.md"))
     images = test_images(params, dataset, categories[0], workspace)
     torch.set_num_threads(os.cpu_count() or 1)  # decoding takes as many threads as torch may
@@ -299,7 +299,7 @@ def page(result: dict[str, Any]) -> str:
 
 {result["accelerator"]}, {result["cpus"]} CPUs, torch {result["torch"]}; {result["backbone"]} at {result["image_size"]}
 pixels; commit {result["commit"]}. Made by
-`clflow bench-accelerator`.
+`clflow bench accelerator`.
 
 ## Training
 

@@ -1,4 +1,4 @@
-"""``clflow bench``: what training and inference cost, all methods and runtimes side by side in one run.
+"""``clflow bench methods``: what training and inference cost, all methods and runtimes side by side in one run.
 
 Every measurement has a process of its own, so that its peak memory and its threads are its own, and all inference is
 measured in several rounds, one after the other, so that what disturbs the machine for a while disturbs all alike.
@@ -48,7 +48,7 @@ def run(params: Params, dataset: str, category: str, workspace: Workspace, out: 
         ClflowError: ``out`` holds such files of somebody else, the dataset is not there, the category has no test
             images, or extra ``peers`` or ``export`` is not installed.
     """
-    command, outputs = f"clflow bench --dataset {dataset} --category {category}", Outputs(out)
+    command, outputs = f"clflow bench methods --dataset {dataset} --category {category}", Outputs(out)
     outputs.require(command, ("bench.json", "bench.md"))
     threads = params.resources.cpus_per_worker
     machine = observe(threads, EXTRAS)
@@ -110,7 +110,7 @@ def page(result: dict[str, Any]) -> str:
     return f"""# What it costs: {result["dataset"]} {result["category"]}
 
 {describe(result["machine"])}; {result["backbone"]} at {result["image_size"]} pixels; commit
-{result["commit"][:12]}. Made by `clflow bench --dataset {result["dataset"]} --category {result["category"]}`.
+{result["commit"][:12]}. Made by `clflow bench methods --dataset {result["dataset"]} --category {result["category"]}`.
 
 ## Training, to the final weights
 

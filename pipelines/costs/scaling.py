@@ -1,4 +1,4 @@
-"""``clflow bench --growth``: how the cost of the method grows with what it is given, one axis at a time."""
+"""``clflow bench scaling``: how the cost of the method grows with what it is given, one axis at a time."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def run(params: Params, dataset: str, category: str, workspace: Workspace, out: 
         ClflowError: ``out`` holds such files of somebody else, the dataset is not there, or the category has no test
             images.
     """
-    command, outputs = f"clflow bench --growth --dataset {dataset} --category {category}", Outputs(out)
+    command, outputs = f"clflow bench scaling --dataset {dataset} --category {category}", Outputs(out)
     outputs.require(command, ("growth.json", "growth.md", FIGURE))
     threads = params.resources.cpus_per_worker
     machine, rows = observe(threads, {}), []
@@ -128,7 +128,7 @@ def page(result: dict[str, Any]) -> str:
     return f"""# The way cost grows: {result["dataset"]} {result["category"]}
 
 {describe_machine(result["machine"])}; {result["backbone"]}, {result["steps"]} steps; commit
-{result["commit"][:12]}. Made by `clflow bench --growth --dataset {result["dataset"]} --category {result["category"]}`.
+{result["commit"][:12]}. Made by `clflow bench scaling --dataset {result["dataset"]} --category {result["category"]}`.
 
 Each row is a process of its own, which synthesizes and trains {result["method"]} once for each category and seed with
 an empty feature cache, then scores the first category's test images by its first training, in batches of 8. Features

@@ -23,7 +23,8 @@ from tests.pipelines.command import refusal
 def verbs(command: Any, *words: str) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Every verb, with the words that call it."""
     for name, verb in getattr(command, "commands", {}).items():
-        yield from verbs(verb, *words, name)
+        if not verb.hidden:
+            yield from verbs(verb, *words, name)
     if not hasattr(command, "commands"):
         yield words, command
 
@@ -41,7 +42,7 @@ def test_version():
     assert said("--version") == f"clflow {clflow.__version__}\n"
 
 
-@pytest.mark.parametrize("words", [(), ("config",), *VERBS], ids=" ".join)
+@pytest.mark.parametrize("words", [(), ("config",), ("bench",), *VERBS], ids=" ".join)
 def test_short_help(words: tuple[str, ...]):
     assert said(*words, "-h") == said(*words, "--help")
 
@@ -75,6 +76,16 @@ def test_progress_is_on_standard_error_as_much_as_is_wanted(tmp_path: Path):
         assert (called.exit_code, called.output, os.environ[console.LEVEL]) == (0, "", "warning")
     detailed = CliRunner().invoke(app, ["init", str(tmp_path / "4"), "--verbose"]).stderr
     assert re.match(r"[\d-]+ [\d:,]+ INFO pipelines\.init: .*/4/params\.yaml: edit it", detailed)
+
+
+def test_former_verbs_name_what_they_are_now(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    cell = ("--dataset", "folder", "--category", "disc")
+    for former, now in (
+        (("bench", *cell), "`clflow bench methods`"),
+        (("bench", "--growth", *cell), "`clflow bench scaling`"),
+        (("bench-accelerator", *cell), "`clflow bench accelerator`"),
+    ):
+        assert now in refusal(*former, monkeypatch=monkeypatch, capsys=capsys)
 
 
 def test_level_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):

@@ -106,9 +106,9 @@ def test_category_without_test_images_is_refused_before_anything_is_trained(tmp_
 
 def test_figures_of_another_category_are_not_replaced(trained: Trained, tmp_path: Path) -> None:
     (tmp_path / "bench.md").write_text("mine")
-    with pytest.raises(ClflowError, match=r"bench\.md was not written by `clflow bench --dataset folder"):
+    with pytest.raises(ClflowError, match=r"bench\.md was not written by `clflow bench methods --dataset folder"):
         bench.run(trained.params, "folder", "disc", trained.workspace, tmp_path)
-    with pytest.raises(ClflowError, match=r"growth\.json was written by `clflow bench --growth .*screw`"):
+    with pytest.raises(ClflowError, match=r"growth\.json was written by `clflow bench scaling .*screw`"):
         scaling.run(trained.params, "folder", "disc", trained.workspace, tiny.ROOT / "reports" / "bench")
 
 
