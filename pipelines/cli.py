@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import typer
 
@@ -20,6 +20,7 @@ from clflow.config.spelling import did_you_mean
 from clflow.errors import ClflowError
 from pipelines import console
 from pipelines.compute.signals import interruptible
+from pipelines.workspace.cells import Selection
 from pipelines.workspace.names import require_known
 from pipelines.workspace.paths import Workspace
 
@@ -52,6 +53,8 @@ ParamsFile = Annotated[Path, typer.Option("--params", help="Parameter file; its 
 DatasetName = Annotated[str, typer.Option("--dataset", help="A dataset of the parameter file.")]
 CategoryName = Annotated[str, typer.Option("--category", help="A category of the dataset.")]
 CategoryNames = Annotated[list[str] | None, typer.Option("--category", help="Repeat for several; default: all.")]
+MethodNames = Annotated[list[str] | None, typer.Option("--method", help="Repeat for several; default: all.")]
+Seeds = Annotated[list[int] | None, typer.Option("--seed", help="Repeat for several; default: all.")]
 BenchFolder = Annotated[Path, typer.Option("--out", help="Folder for the figures and their page.")]
 DEFAULT = Path("params.yaml")
 _log = logging.getLogger("pipelines.cli")
@@ -64,6 +67,7 @@ _EXTRAS = {
 
 
 Verb = Callable[..., None]
+T = TypeVar("T", str, int)
 
 
 def _set_level(verbose: bool | None) -> None:
@@ -200,9 +204,12 @@ def synthesize(dataset: DatasetName, params: ParamsFile = DEFAULT) -> None:
     stage.run(*_workspace(params, dataset))
 
 
-@_verb(STAGES, "train --dataset mvtec_ad --dry-run")
+@_verb(STAGES, "train --dataset mvtec_ad --category screw --seed 0 --dry-run")
 def train(
     dataset: DatasetName,
+    category: CategoryNames = None,
+    method: MethodNames = None,
+    seed: Seeds = None,
     params: ParamsFile = DEFAULT,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
 ) -> None:
@@ -211,10 +218,11 @@ def train(
     from pipelines.workspace.plan import Plan
 
     loaded, dataset, workspace = _workspace(params, dataset)
+    selection = _selection(loaded, dataset, category, method, seed)
     if dry_run:
-        print("\n".join(Plan(loaded, dataset, workspace).describe()))
+        print("\n".join(Plan(loaded, dataset, workspace).describe(selection)))
     else:
-        stage.run(loaded, dataset, workspace)
+        stage.run(loaded, dataset, workspace, selection)
 
 
 @_verb(STAGES, "tune --dataset mvtec_ad --category screw --trials 20")
@@ -233,12 +241,19 @@ def tune(
     stage.run(loaded, dataset, workspace, _categories(loaded, dataset, category), each, trials, timeout)
 
 
-@_verb(STAGES, "evaluate --dataset mvtec_ad")
-def evaluate(dataset: DatasetName, params: ParamsFile = DEFAULT) -> None:
+@_verb(STAGES, "evaluate --dataset mvtec_ad --category screw")
+def evaluate(
+    dataset: DatasetName,
+    category: CategoryNames = None,
+    method: MethodNames = None,
+    seed: Seeds = None,
+    params: ParamsFile = DEFAULT,
+) -> None:
     """Score the test images with every trained cell."""
     from pipelines.stages import evaluate as stage
 
-    stage.run(*_workspace(params, dataset))
+    loaded, dataset, workspace = _workspace(params, dataset)
+    stage.run(loaded, dataset, workspace, _selection(loaded, dataset, category, method, seed))
 
 
 @_verb(STAGES, "aggregate --allow-missing")
@@ -494,11 +509,31 @@ def _workspace(params: Path, dataset: str) -> tuple[Params, str, Workspace]:
 
 
 def _categories(params: Params, dataset: str, named: list[str] | None) -> tuple[str, ...]:
-    known = params.data[dataset].categories
-    for category in named or ():
-        if category not in known:
-            near = did_you_mean(category, known) or f"; it has {', '.join(known)}."
-            raise ClflowError(f"--category {category!r} is none of {dataset}{near}")
+    return _chosen("--category", named, params.data[dataset].categories, dataset)
+
+
+def _selection(
+    params: Params, dataset: str, category: list[str] | None, method: list[str] | None, seed: list[int] | None
+) -> Selection:
+    asked = params.benchmark
+    return Selection(
+        _categories(params, dataset, category),
+        _chosen("--method", method, asked.methods, "benchmark.methods"),
+        _chosen("--seed", seed, asked.seeds, "benchmark.seeds"),
+    )
+
+
+def _chosen(option: str, named: list[T] | None, known: tuple[T, ...], owner: str) -> tuple[T, ...]:
+    """The values of an option that chooses among what is known, all of it by default.
+
+    Raises:
+        ClflowError: a value is none of it.
+    """
+    for value in named or ():
+        if value not in known:
+            texts = [str(each) for each in known]
+            near = did_you_mean(str(value), texts) or f"; it has {', '.join(texts)}."
+            raise ClflowError(f"{option} {value!r} is none of {owner}{near}")
     return tuple(dict.fromkeys(named or known))
 
 

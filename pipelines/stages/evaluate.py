@@ -27,7 +27,7 @@ from clflow.model.detector import Detector
 from clflow.model.scorer import FlowScorer
 from clflow.training.outcome import device_name
 from pipelines.compute import cluster
-from pipelines.workspace.cells import EVAL_SCORES, EVAL_WEIGHTS, SCORED, Cell
+from pipelines.workspace.cells import ALL, EVAL_SCORES, EVAL_WEIGHTS, SCORED, Cell, Selection
 from pipelines.workspace.paths import Workspace
 from pipelines.workspace.plan import Plan
 from pipelines.workspace.results import is_scored, is_trained, read_score_record
@@ -65,8 +65,8 @@ class _Scores:
 _NO_SCORES = _Scores(np.empty(0), np.empty((0, 1, 1)), {}, None, None)
 
 
-def run(params: Params, dataset: str, workspace: Workspace) -> None:
-    """Score the test images of a dataset with those cells that have no scores of them yet.
+def run(params: Params, dataset: str, workspace: Workspace, selection: Selection = ALL) -> None:
+    """Score the test images of a dataset with those selected cells that have no scores of them yet.
 
     A cell of a category without test images has an empty table of scores.
 
@@ -75,13 +75,14 @@ def run(params: Params, dataset: str, workspace: Workspace) -> None:
         DataError: an image or a cell is damaged.
     """
     plan = Plan(params, dataset, workspace)
-    untrained = [cell.name for cell in plan.cells if not is_trained(cell, workspace)]
+    wanted = selection.of(plan.cells)
+    untrained = [cell.name for cell in wanted if not is_trained(cell, workspace)]
     if untrained:
         raise CellError(f"{len(untrained)} cells of {dataset} are not trained ({', '.join(untrained[:3])}); run train.")
     sweep(workspace.scores(dataset))
     tasks: dict[str, _Task] = {}
-    for cell, inputs in plan.scored.items():
-        key = fingerprint(inputs)
+    for cell in wanted:
+        key = fingerprint(plan.scored[cell])
         if not (is_scored(cell, workspace) and read_score_record(cell, workspace)["score_key"] == key):
             rows = category_rows(plan.manifest, cell.category, "test")
             tasks.setdefault(cell.category, _Task(rows, {})).keys[cell] = key

@@ -30,7 +30,7 @@ from pipelines.compute.progress import Board
 from pipelines.compute.queue import Dispatcher
 from pipelines.compute.worker import FINISHED
 from pipelines.tracking.tracker import Tracker
-from pipelines.workspace.cells import EVAL_WEIGHTS, Cell
+from pipelines.workspace.cells import ALL, EVAL_WEIGHTS, Cell, Selection
 from pipelines.workspace.cells import MARKER as CELL_MARKER
 from pipelines.workspace.paths import Workspace
 from pipelines.workspace.plan import Plan
@@ -39,8 +39,8 @@ from pipelines.workspace.results import is_trained, read_cell
 _log = logging.getLogger(__name__)
 
 
-def run(params: Params, dataset: str, workspace: Workspace) -> None:
-    """Train the cells of a dataset that are missing. Cells that are no longer asked for stay.
+def run(params: Params, dataset: str, workspace: Workspace, selection: Selection = ALL) -> None:
+    """Train the selected cells of a dataset that are missing. Cells that are no longer asked for stay.
 
     Raises:
         CellError: cells failed after all attempts; the sentence names them and their logs. The others are complete.
@@ -48,7 +48,8 @@ def run(params: Params, dataset: str, workspace: Workspace) -> None:
     """
     plan = Plan(params, dataset, workspace)
     sweep(workspace.runs(dataset))
-    todo = missing(plan.cells, workspace)
+    wanted = selection.of(plan.cells)
+    todo = missing(wanted, workspace)
     _require_synthetic(plan, todo)
     failures: dict[Cell, Path] = {}
     with ThreadPoolExecutor(1) as aside:  # opening MLflow's database takes seconds, in which Ray and its workers start
@@ -56,14 +57,12 @@ def run(params: Params, dataset: str, workspace: Workspace) -> None:
         if todo:
             with cluster.session(params.resources):
                 failures = _train(in_order(todo), plan, tracker)
-    tracker.result().sync([cell for cell in plan.cells if cell not in failures], workspace)
+    tracker.result().sync([cell for cell in wanted if cell not in failures], workspace)
     for line in _uncalibrated([cell for cell in todo if cell not in failures], params, workspace):
         _log.warning(line)
     if failures:
         logs = "; ".join(f"{cell.name} (log: {log})" for cell, log in failures.items())
-        raise CellError(
-            f"{len(failures)} of {len(plan.cells)} cells of {dataset} failed, the others are complete: {logs}"
-        )
+        raise CellError(f"{len(failures)} of {len(wanted)} cells of {dataset} failed, the others are complete: {logs}")
 
 
 def missing(wanted: list[Cell], workspace: Workspace) -> list[Cell]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,6 +42,28 @@ class Cell:
     def name(self) -> str:
         """Name of the cell's folder and checkpoints."""
         return f"{self.stem}-{self.key[:12]}"
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which cells a command works on: those of some categories, methods and seeds; None stands for all of them."""
+
+    categories: tuple[str, ...] | None = None
+    methods: tuple[str, ...] | None = None
+    seeds: tuple[int, ...] | None = None
+
+    def of(self, cells: Iterable[Cell]) -> list[Cell]:
+        """Those of ``cells`` that are selected, in their order."""
+        return [
+            cell
+            for cell in cells
+            if (self.categories is None or cell.category in self.categories)
+            and (self.methods is None or cell.method in self.methods)
+            and (self.seeds is None or cell.seed in self.seeds)
+        ]
+
+
+ALL = Selection()
 
 
 def is_complete(folder: Path, key: str, marker: str = MARKER) -> bool:

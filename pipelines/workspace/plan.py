@@ -20,7 +20,7 @@ from clflow.data.manifest import category_rows, data_hash, read_manifest
 from clflow.errors import ParameterError
 from clflow.files import fingerprint, read_json, sweep, write_json
 from clflow.synthesis.category import synthesis_inputs
-from pipelines.workspace.cells import MARKER, Cell
+from pipelines.workspace.cells import ALL, MARKER, Cell, Selection
 from pipelines.workspace.keys import Inputs, code_inputs, differences, scoring_inputs, training_inputs
 from pipelines.workspace.paths import Workspace
 from pipelines.workspace.results import is_scored, is_trained
@@ -157,11 +157,12 @@ class Plan:
         if set(SECOND) <= set(stages):
             write_json(self.workspace.plan(self.dataset), self._page())
 
-    def describe(self) -> list[str]:
-        """A summary, and a line for each cell that is to be trained or scored."""
-        untrained = [cell for cell in self.cells if not is_trained(cell, self.workspace)]
-        unscored = [cell for cell in self.cells if cell not in untrained and not is_scored(cell, self.workspace)]
-        head = f"{self.dataset}: {len(self.cells)} cells, {len(untrained)} to train, {len(unscored)} to score"
+    def describe(self, selection: Selection = ALL) -> list[str]:
+        """A summary of the selected cells, and a line for each that is to be trained or scored."""
+        cells = selection.of(self.cells)
+        untrained = [cell for cell in cells if not is_trained(cell, self.workspace)]
+        unscored = [cell for cell in cells if cell not in untrained and not is_scored(cell, self.workspace)]
+        head = f"{self.dataset}: {len(cells)} cells, {len(untrained)} to train, {len(unscored)} to score"
         return [
             head,
             *(f"  train {cell.name} ({cell.train_images} normal images)" for cell in untrained),

@@ -128,6 +128,11 @@ def test_a_misspelt_option_value_is_answered_with_the_nearest(
     for command, sentence in (
         (("train", "--dataset", "foldr", "--params", params), f"not described in {params}; did you mean 'folder'?"),
         (("tune", "--dataset", "folder", "--category", "dics", "--params", params), "'dics' is none of folder; did"),
+        (("train", "--dataset", "folder", "--method", "fastflo", "--params", params), "did you mean 'fastflow'?"),
+        (
+            ("evaluate", "--dataset", "folder", "--seed", "3", "--params", params),
+            "--seed 3 is none of benchmark.seeds; it has 0.",
+        ),
         (("fit", str(tmp_path), "--out", str(tmp_path / "out"), "--method", "clfow"), "did you mean 'clflow'?"),
     ):
         assert sentence in refusal(*command, monkeypatch=monkeypatch, capsys=capsys)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from clflow.errors import DataError
+from clflow.errors import CellError, DataError
 from pipelines.stages import evaluate
-from pipelines.workspace.cells import EVAL_WEIGHTS
+from pipelines.workspace.cells import EVAL_WEIGHTS, Selection
 from tests.pipelines.trained import Trained
 
 
@@ -41,3 +41,15 @@ def test_damaged_file_is_named(
         evaluate.run(trained.params, "folder", trained.workspace)
     assert not trained.score_folder("disc").exists()
     assert trained.scores("stripes").equals(before)
+
+
+def test_selected_cells_are_scored_and_others_need_not_be_trained(finished: Path, ray_session: None, tmp_path: Path):
+    trained = Trained.unregistered(shutil.copytree(finished, tmp_path / "workspace", symlinks=True))
+    before = trained.scores("disc")
+    shutil.rmtree(trained.workspace.scores("folder"))
+    shutil.rmtree(trained.folder("stripes"))
+    with pytest.raises(CellError, match=r"1 cells of folder are not trained \(stripes-clflow-s0"):
+        evaluate.run(trained.params, "folder", trained.workspace)
+    evaluate.run(trained.params, "folder", trained.workspace, Selection(("disc",), ("clflow",), (0,)))
+    assert list(trained.workspace.scores("folder").iterdir()) == [trained.score_folder("disc")]
+    assert trained.scores("disc").equals(before)

@@ -19,7 +19,7 @@ from clflow.errors import CellError, ClflowError
 from clflow.files import read_json
 from pipelines.stages import fetch, synthesize, train
 from pipelines.tracking.tracker import Tracker
-from pipelines.workspace.cells import MARKER, Cell
+from pipelines.workspace.cells import MARKER, Cell, Selection
 from pipelines.workspace.paths import Workspace
 from pipelines.workspace.plan import plan_cells
 from tests import tiny
@@ -131,9 +131,9 @@ def test_failed_cell_is_named_and_stops_no_other(workspace: Workspace, tiny_sour
 
 def test_cells_of_slots_that_cannot_run_fail_with_the_reason(workspace: Workspace, tiny_source: Path):
     (workspace.root / "file").touch()
-    params = one_cell(workspace, tiny_source, resources__storage=str(workspace.root / "file"))
-    with pytest.raises(CellError, match=r"1 of 1 cells of folder failed"):
-        train.run(params, "folder", workspace)
+    params = changed(workspace, tiny_source, resources__storage=str(workspace.root / "file"))
+    with pytest.raises(CellError, match=r"1 of 1 cells of folder failed"):  # the others are not selected
+        train.run(params, "folder", workspace, Selection(("disc",), ("clflow",), (0,)))
     (log,) = logs(workspace)
     assert "Not a directory" in log.read_text()
     assert not complete(workspace)
