@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import typer
+from typer.core import TyperGroup
 
 from clflow.config.params import Params, check, effective, load, part_defaults
 from clflow.config.spelling import did_you_mean
@@ -32,7 +33,20 @@ STAGES = "Stages of a benchmark, as dvc.yaml calls them"
 REGISTRY = "Model registry"
 COSTS = "Costs"
 
+_FORMER = {"bench-accelerator": "bench accelerator"}
+
+
+class _Verbs(TyperGroup):
+    """The verbs; a former name is refused with the present one."""
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name in _FORMER:
+            raise ClflowError(f"`clflow {cmd_name}` is `clflow {_FORMER[cmd_name]}` now.")
+        return super().get_command(ctx, cmd_name)
+
+
 app = typer.Typer(
+    cls=_Verbs,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -51,11 +65,15 @@ app.add_typer(bench, name="bench", rich_help_panel=COSTS)
 
 ParamsFile = Annotated[Path, typer.Option("--params", help="Parameter file; its folder is the workspace.")]
 DatasetName = Annotated[str, typer.Option("--dataset", help="A dataset of the parameter file.")]
+DatasetOrAll = Annotated[
+    str | None, typer.Option("--dataset", help="A dataset of the parameter file; default: all of the benchmark.")
+]
 CategoryName = Annotated[str, typer.Option("--category", help="A category of the dataset.")]
 CategoryNames = Annotated[list[str] | None, typer.Option("--category", help="Repeat for several; default: all.")]
 MethodNames = Annotated[list[str] | None, typer.Option("--method", help="Repeat for several; default: all.")]
 Seeds = Annotated[list[int] | None, typer.Option("--seed", help="Repeat for several; default: all.")]
 BenchFolder = Annotated[Path, typer.Option("--out", help="Folder for the figures and their page.")]
+AsJson = Annotated[bool, typer.Option("--json", help="For machines: JSON with all keys.")]
 DEFAULT = Path("params.yaml")
 _log = logging.getLogger("pipelines.cli")
 
@@ -87,7 +105,7 @@ Verbose = Annotated[
 ]
 
 
-def _verb(panel: str | None, example: str, group: typer.Typer = app) -> Callable[[Verb], Verb]:
+def _verb(panel: str | None, example: str, group: typer.Typer = app, name: str | None = None) -> Callable[[Verb], Verb]:
     """A verb in a panel of the help, with an example of its arguments; --verbose and --quiet may stand behind it."""
 
     def register(verb: Verb) -> Verb:
@@ -98,7 +116,7 @@ def _verb(panel: str | None, example: str, group: typer.Typer = app) -> Callable
         signature = inspect.signature(verb, eval_str=True)
         option = inspect.Parameter("verbose", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Verbose)
         call.__signature__ = signature.replace(parameters=[*signature.parameters.values(), option])  # pyright: ignore[reportAttributeAccessIssue]
-        return group.command(rich_help_panel=panel, epilog=f"Example: clflow {example}")(call)
+        return group.command(name, rich_help_panel=panel, epilog=f"Example: clflow {example}")(call)
 
     return register
 
@@ -121,8 +139,8 @@ def _options(
     pass
 
 
-@_verb(None, "config show --origin", config)
-def show(
+@_verb(None, "config show --origin", config, "show")
+def show_config(
     params: ParamsFile = DEFAULT,
     origin: Annotated[bool, typer.Option("--origin", help="Beside each value, the file that states it.")] = False,
 ) -> None:
@@ -171,9 +189,7 @@ def fetch(dataset: DatasetName, params: ParamsFile = DEFAULT) -> None:
 
 @_verb(STAGES, "plan --dataset mvtec_ad --explain screw-clflow-s0")
 def plan(
-    dataset: Annotated[
-        str | None, typer.Option("--dataset", help="A dataset of the parameter file; default: all of the benchmark.")
-    ] = None,
+    dataset: DatasetOrAll = None,
     params: ParamsFile = DEFAULT,
     explain: Annotated[
         str | None,
@@ -347,6 +363,43 @@ def drift(
     raise typer.Exit(1 if verb.run(folder, loaded.watching) else 0)
 
 
+@_verb(BENCHMARK, "list cells", name="list")
+def list_(
+    what: Annotated[Literal["cells", "results", "models"], typer.Argument(help="What to list.")] = "cells",
+    dataset: DatasetOrAll = None,
+    as_json: AsJson = False,
+    params: ParamsFile = DEFAULT,
+) -> None:
+    """List cells with their state, the leaderboard, or the versions of models in the registry."""
+    loaded, datasets, workspace = _datasets(params, dataset)
+    if what == "cells":
+        from pipelines.inventory.cells import COLUMNS, entries
+
+        console.write_table([each.row() for each in entries(loaded, datasets, workspace)], COLUMNS, as_json)
+    elif what == "results":
+        from pipelines.inventory.results import COLUMNS, leaderboard
+
+        console.write_table(leaderboard(datasets, workspace), COLUMNS, as_json)
+    else:
+        from pipelines.inventory.models import COLUMNS, versions
+
+        console.write_table(versions(loaded, datasets, workspace), COLUMNS, as_json)
+
+
+@_verb(BENCHMARK, "show screw-clflow-s0")
+def show(
+    name: Annotated[str, typer.Argument(help="A cell, <category>-<method>-s<seed>, or models:/<name>@champion.")],
+    dataset: DatasetOrAll = None,
+    as_json: AsJson = False,
+    params: ParamsFile = DEFAULT,
+) -> None:
+    """Show all of one cell or model: what it was made of, figures, files, MLflow run."""
+    loaded, datasets, workspace = _datasets(params, dataset)
+    from pipelines.inventory.show import show as verb
+
+    console.write_record(verb(name, loaded, datasets, workspace), as_json)
+
+
 @_verb(BENCHMARK, "gc --keep-days 30")
 def gc(
     keep_days: Annotated[
@@ -489,11 +542,6 @@ def accelerator(
     verb.run(loaded, dataset, _categories(loaded, dataset, category), workspace, out)
 
 
-@app.command("bench-accelerator", hidden=True, context_settings={"ignore_unknown_options": True})
-def _former_bench_accelerator(arguments: Annotated[list[str] | None, typer.Argument()] = None) -> None:
-    raise ClflowError("`clflow bench-accelerator` is `clflow bench accelerator` now.")
-
-
 def _load(params: Path) -> tuple[Params, Workspace]:
     loaded = load(params)
     require_known(loaded)
@@ -506,6 +554,15 @@ def _workspace(params: Path, dataset: str) -> tuple[Params, str, Workspace]:
         near = did_you_mean(dataset, loaded.data) or f"; it has {', '.join(loaded.data)}."
         raise ClflowError(f"--dataset {dataset!r} is not described in {params}{near}")
     return loaded, dataset, workspace
+
+
+def _datasets(params: Path, dataset: str | None) -> tuple[Params, tuple[str, ...], Workspace]:
+    """One dataset, or all of the benchmark."""
+    if dataset is None:
+        loaded, workspace = _load(params)
+        return loaded, loaded.benchmark.datasets, workspace
+    loaded, dataset, workspace = _workspace(params, dataset)
+    return loaded, (dataset,), workspace
 
 
 def _categories(params: Params, dataset: str, named: list[str] | None) -> tuple[str, ...]:

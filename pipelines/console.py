@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from ruamel.yaml import YAML
 
 from clflow.errors import ClflowError
 
@@ -31,6 +38,42 @@ def configure() -> None:
         logger = logging.getLogger(package)
         logger.setLevel(_LEVELS[name])
         logger.handlers = [handler]
+
+
+def write_table(rows: list[dict[str, Any]], columns: Sequence[str], as_json: bool) -> None:
+    """Write rows to standard output: with all their keys as a JSON list, or some columns as a table for people."""
+    if as_json:
+        _write_json(rows)
+        return
+    table = Table(*columns, box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*(_text(row[column]) for column in columns))
+    console = Console(highlight=False, markup=False, emoji=False)
+    if not console.is_terminal:  # a line for each row, however long
+        console = Console(highlight=False, markup=False, emoji=False, width=10_000)
+    console.print(table)
+
+
+def write_record(record: dict[str, Any], as_json: bool) -> None:
+    """Write one thing to standard output: as a JSON object, or as YAML for people."""
+    if as_json:
+        _write_json(record)
+    else:
+        yaml = YAML()
+        yaml.width = 10_000  # no line is broken
+        yaml.dump(record, sys.stdout)
+
+
+def _write_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 class _StandardError(logging.Handler):

@@ -60,6 +60,15 @@ class Registry:
         found = self.client.search_model_versions(f"name = '{name}' and tags.`{CELL_KEY}` = '{key}'")
         return sorted(found, key=number)
 
+    def versions(self, name: str) -> list[ModelVersion]:
+        """All versions of a model, oldest first."""
+        return sorted(self.client.search_model_versions(f"name = '{name}'"), key=number)
+
+    def aliases(self, version: ModelVersion) -> list[str]:
+        """The aliases that a version carries, sorted."""
+        named = self.client.get_registered_model(version.name).aliases
+        return sorted(alias for alias, of in named.items() if int(of) == number(version))
+
     def logged_model(self, experiment: str, evidence: Evidence) -> LoggedModel | None:
         """The model that was logged by the run of the training which made a cell's files."""
         found = self.client.get_experiment_by_name(experiment)

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from clflow.errors import ClflowError, DataError
 from clflow.model.detector import CONFIG_FILE
 from pipelines.tracking.server import reason, tracking_uri
 from pipelines.workspace.paths import Workspace
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
 
 SCHEME = "models:/"
 CHAMPION = "champion"
@@ -31,6 +35,24 @@ def champion_version(name: str, uri: str) -> int:
         from mlflow import MlflowClient
 
         return int(MlflowClient(uri, uri).get_model_version_by_alias(name, CHAMPION).version)
+
+
+def find_version(reference: str, uri: str) -> ModelVersion:
+    """The version that a reference such as ``models:/name@champion`` means on the MLflow server at ``uri``.
+
+    Raises:
+        ClflowError: there is none, or MLflow does not answer.
+    """
+    with _registry(reference, uri):
+        from mlflow import MlflowClient
+        from mlflow.store.artifact.utils.models import get_model_name_and_version
+
+        client = MlflowClient(uri, uri)
+        found = get_model_name_and_version(client, reference)
+        if len(found) == 1:
+            raise ClflowError("it names a logged model, not a version")
+        name, version = found
+        return client.get_model_version(str(name), str(version))
 
 
 def local_folder(reference: str, workspace: Workspace, into: Path) -> Path:

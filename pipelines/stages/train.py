@@ -127,9 +127,11 @@ def _train(todo: list[Cell], plan: Plan, tracker: Future[Tracker]) -> dict[Cell,
         board = stack.enter_context(Board(headings, len(todo), slots, workspace.logs))
         for cell in todo:
             board.add(cell.name, (cell.dataset, cell.category, cell.method, str(cell.seed)))
+            workspace.failure(cell).unlink(missing_ok=True)
 
         def fail(cell: Cell, reason: str) -> None:
             failures[cell] = board.failed(cell.name, reason)
+            write_json(workspace.failure(cell), {"reason": reason.strip().splitlines()[-1]})
             tracker.result().log_failure(cell, failures[cell])
 
         def finish(cell: Cell, seconds: float) -> None:

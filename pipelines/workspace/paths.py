@@ -136,6 +136,14 @@ class Workspace:
         """A log per cell or trial."""
         return self._private / "logs"
 
+    def log(self, name: str) -> Path:
+        """The log of a cell or trial, by its name."""
+        return self.logs / f"{name}.log"
+
+    def failure(self, cell: Cell) -> Path:
+        """Why the last training of a cell failed."""
+        return self._private / "failures" / cell.dataset / f"{cell.name}.json"
+
     @property
     def executions(self) -> Path:
         """Which execution of the benchmark trained a cell."""

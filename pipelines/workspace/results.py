@@ -83,6 +83,18 @@ def is_scored(cell: Cell, workspace: Workspace) -> bool:
     return is_trained(cell, workspace) and is_complete(workspace.score(cell), cell.key, SCORED)
 
 
+def stored_cells(dataset: str, workspace: Workspace) -> list[Cell]:
+    """All trained cells of a dataset, whether they are asked for or not, by name."""
+    records = [read_json(path) for path in sorted(workspace.runs(dataset).glob(f"[!.]*/{MARKER}"))]
+    return [Cell(**{field.name: record[field.name] for field in fields(Cell)}) for record in records]
+
+
+def read_failure(cell: Cell, workspace: Workspace) -> str | None:
+    """Why the last training of a cell failed; None if none did, or it goes on."""
+    path = workspace.failure(cell)
+    return read_json(path)["reason"] if path.exists() else None
+
+
 def read_cell(cell: Cell, workspace: Workspace) -> dict[str, Any]:
     """What training recorded of a cell."""
     return read_json(workspace.run(cell) / MARKER)

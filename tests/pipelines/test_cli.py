@@ -23,8 +23,7 @@ from tests.pipelines.command import refusal
 def verbs(command: Any, *words: str) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Every verb, with the words that call it."""
     for name, verb in getattr(command, "commands", {}).items():
-        if not verb.hidden:
-            yield from verbs(verb, *words, name)
+        yield from verbs(verb, *words, name)
     if not hasattr(command, "commands"):
         yield words, command
 
