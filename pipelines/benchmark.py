@@ -35,7 +35,7 @@ PATIENCE_S = 15.0
 """As long as an interrupted command may take to end."""
 
 _STDERR = 2  # what DVC and the stages print is progress here: the result is the leaderboard
-_FILLED = ("data", "plan", "synthetic", "runs", "scores", "reports", "tuned")
+_FILLED = ("data", "plan", "synthetic", "runs", "scores", "reports", "tuned", "logs")
 
 
 def run(params: Path, workspace: Path) -> None:

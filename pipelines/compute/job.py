@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -50,6 +51,7 @@ def run_slot(slot: int, todo: list[Cell], params: Params, workspace: Workspace, 
         "workspace": str(workspace.root),
         "cache": str(cache_folder() / "features"),
         "storage": storage,
+        "level": min(logging.INFO, logging.getLogger("pipelines").getEffectiveLevel()),
     }
 
     def train(config: dict[str, Any]) -> None:

@@ -1,9 +1,10 @@
-"""Progress of many jobs: one live table in a terminal, plain lines elsewhere, and a log per job always."""
+"""Progress of many jobs: one live table in a terminal, plain lines elsewhere, and always a log per job to follow."""
 
 from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -22,23 +23,23 @@ class Board:
 
     Args:
         headings: what the columns of a job are called.
-        total: how many jobs are to be done; others may be shown.
+        total: how many jobs are to be done.
         slots: how many run at once.
-        logs: folder that gets one log per job.
+        log: the path of a job's log, by its name.
+        done: how many of the jobs were done before; they may be shown.
     """
 
-    def __init__(self, headings: tuple[str, ...], total: int, slots: int, logs: Path):
-        self.headings, self.total, self.slots, self.logs = headings, total, slots, logs
+    def __init__(self, headings: tuple[str, ...], total: int, slots: int, log: Callable[[str], Path], done: int = 0):
+        self.headings, self.total, self.slots, self.log = headings, total, slots, log
         self.columns: dict[str, tuple[str, ...]] = {}
         self.state: dict[str, str] = {}
-        self.done = 0
+        self.done = done
         self.start = time.perf_counter()
         self.ends: list[float] = []
         self.console = Console(stderr=True)
         self.live = Live(console=self.console, get_renderable=self._table, refresh_per_second=2)
 
     def __enter__(self) -> Self:
-        self.logs.mkdir(parents=True, exist_ok=True)
         if self.console.is_terminal and _log.isEnabledFor(logging.INFO):
             self.live.start()
         return self
@@ -50,17 +51,23 @@ class Board:
             self.live.stop()
 
     def add(self, name: str, columns: tuple[str, ...], state: str = "waiting") -> None:
-        """Add a job; its log has the same name."""
+        """Add a job."""
         self.columns[name], self.state[name] = columns, state
 
-    def log(self, name: str) -> Path:
-        """The job's log."""
-        return self.logs / f"{name}.log"
+    def began(self, name: str) -> None:
+        """Mark a job as begun."""
+        self.state[name] = "running"
+        self._say(logging.INFO, f"{self._count(name)} began")
+
+    def note(self, name: str, line: str) -> None:
+        """Write a line to a job's log."""
+        _log.debug("%s: %s", name, line)
+        self._write(name, line)
 
     def progress(self, name: str, point: dict[str, float]) -> None:
         """Show a point of a job's learning curves."""
         figures = " ".join(f"{key} {value:.4g}" for key, value in point.items())
-        self._write(name, figures)
+        self.note(name, figures)
         self.state[name] = f"step {point['step']:g}, validation {point[VALIDATION]:.3f}"
 
     def finished(self, name: str, how: str = "done") -> None:
@@ -74,7 +81,7 @@ class Board:
         self.done += 1
         self.state[name] = "FAILED"
         self._write(name, reason)
-        self._say(logging.WARNING, f"{self._count(name)} FAILED: {reason.strip().splitlines()[-1]}")
+        self._say(logging.WARNING, f"{self._count(name)} FAILED: {reason.strip().splitlines()[-1]} ({self.log(name)})")
         return self.log(name)
 
     def _count(self, name: str) -> str:
@@ -94,6 +101,7 @@ class Board:
             _log.log(level, "%s", line)
 
     def _write(self, name: str, text: str) -> None:
+        self.log(name).parent.mkdir(parents=True, exist_ok=True)
         with self.log(name).open("a", encoding="utf-8") as file:
             file.write(text.rstrip() + "\n")
 

@@ -20,12 +20,13 @@ class Message:
 
     Attributes:
         cell: its name.
-        kind: a point of its learning curves, that its detector is in the storage, or that it failed for good.
-        content: the point, the seconds its last attempt took, or the reason.
+        kind: a line for its log, a point of its learning curves, that its detector is in the storage, or that it failed
+            for good.
+        content: the line, the point, the seconds its last attempt took, or the reason.
     """
 
     cell: str
-    kind: Literal["point", "finished", "failed"]
+    kind: Literal["line", "point", "finished", "failed"]
     content: Any = None
 
 
@@ -68,6 +69,10 @@ class Dispatcher:
             return None
         self._held[slot] = _Held(cell, left - 1, time.monotonic())
         return cell
+
+    def line(self, cell: str, text: str) -> None:
+        """Take a line for a cell's log."""
+        self._messages.append(Message(cell, "line", text))
 
     def point(self, cell: str, figures: dict[str, float]) -> None:
         """Take a point of a cell's learning curves."""

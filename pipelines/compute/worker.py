@@ -3,8 +3,12 @@ imports."""
 
 from __future__ import annotations
 
+import logging
+import os
+import platform
 import traceback
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -31,6 +35,9 @@ from clflow.training.outcome import save_outcome
 from clflow.training.worker import Save, Worker, run
 from pipelines.compute.checkpoints import Checkpoints
 from pipelines.workspace.paths import Workspace
+
+_log = logging.getLogger(__name__)
+_LOGGED = ("clflow", "pipelines", "py.warnings")
 
 FINISHED = "finished"
 """The last checkpoint of a cell: its detector and curves, and what else its training has to tell."""
@@ -77,7 +84,8 @@ def train_cells(config: dict[str, Any]) -> None:
     Args:
         config: the number of the ``slot``, the actor ``dispatcher``, ``cells`` by name, with their ``dataset``,
             ``category``, ``method``, ``seed`` and ``params`` as JSON, and the paths ``workspace``, ``cache`` and
-            ``storage``. All but the actor are of built-in types, so that Ray's controller needs none of our modules.
+            ``storage``, and the ``level`` of what is written to cells' logs. All but the actor are of built-in types,
+            so that Ray's controller needs none of our modules.
     """
     slot, dispatcher = config["slot"], config["dispatcher"]
     first = ray.train.get_context().get_world_rank() == 0
@@ -87,13 +95,41 @@ def train_cells(config: dict[str, Any]) -> None:
         if name is None:
             return
         try:
-            _train_cell(name, config)
+            with _logged(name, config):
+                _train_cell(name, config)
         except Exception as error:
             final = isinstance(error, ClflowError)  # its input is at fault, or its parameters
             ray.get(dispatcher.failed.remote(slot, traceback.format_exc(), final))
             raise
         if first:
             ray.get(dispatcher.finished.remote(slot))
+
+
+@contextmanager
+def _logged(name: str, config: dict[str, Any]) -> Iterator[None]:
+    """Let the log of a cell, which the driver writes, have the log records and warnings of its training."""
+    handler = _ToDispatcher(name, config["dispatcher"])
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    loggers = [logging.getLogger(logger) for logger in _LOGGED]
+    logging.captureWarnings(True)
+    for logger in loggers:
+        logger.setLevel(config["level"])
+        logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)
+        logging.captureWarnings(False)
+
+
+class _ToDispatcher(logging.Handler):
+    def __init__(self, cell: str, dispatcher: Any):
+        super().__init__()
+        self.cell, self.dispatcher = cell, dispatcher
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.dispatcher.line.remote(self.cell, self.format(record))
 
 
 def _train_cell(name: str, config: dict[str, Any]) -> None:
@@ -108,6 +144,9 @@ def _train_cell(name: str, config: dict[str, Any]) -> None:
     kept = checkpoints.names()
     if FINISHED in kept:  # the driver died before it could take it
         return
+    place = f"process {os.getpid()} on {platform.node()}, {device}, {torch.get_num_threads()} threads"
+    begin = f"from step {int(kept[-1])}" if kept else "from the start"
+    _log.info("worker %d of %d: %s; %s", rank + 1, world, place, begin)
 
     method, workspace = cell["method"], Workspace(Path(config["workspace"]))
     trains = find_method(method)

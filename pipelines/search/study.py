@@ -164,8 +164,13 @@ def write_found(searches: list[Search], each: bool, params: Params, target: Path
             parameters = found
         tables.append(_table(search, records))
         before = "unknown" if default is None else f"{default:.4f}"
-        print(f"{search.name}: {OBJECTIVE} {before} by default, {winner.objective:.4f} in trial {winner.number}")
+        if winner.number == 0:
+            print(f"{search.name}: no trial is better than the present parameters, whose {OBJECTIVE} is {before}")
+        else:
+            print(f"{search.name}: {OBJECTIVE} {before} by default, {winner.objective:.4f} in trial {winner.number}")
     found = StringIO()
+    if all(note["trial"] == 0 for note in notes.values()):  # DVC asks for the file all the same
+        found.write("# Nothing better than the present parameters was found, so these are stated here.\n")
     found.write("# Found by `clflow tune`. To train with it, name this file under `tuned` in params.yaml and add\n")
     found.write(f"# {params.tune.method}-tuned to benchmark.methods.\n")
     YAML().dump({"search": notes, "parameters": parameters, "overrides": overrides}, found)

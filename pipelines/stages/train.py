@@ -4,6 +4,7 @@ of its own."""
 from __future__ import annotations
 
 import logging
+import shlex
 import shutil
 import time
 import traceback
@@ -124,7 +125,9 @@ def _train(todo: list[Cell], plan: Plan, tracker: Future[Tracker]) -> dict[Cell,
     failures: dict[Cell, Path] = {}
     with ExitStack() as stack:
         headings = ("dataset", "category", "method", "seed")
-        board = stack.enter_context(Board(headings, len(todo), slots, workspace.logs))
+        board = stack.enter_context(Board(headings, len(todo), slots, workspace.log))
+        log = shlex.quote(str(workspace.log(todo[0].name)))
+        _log.info("%d cells to train, %d at once; each has a log: tail -f %s", len(todo), slots, log)
         for cell in todo:
             board.add(cell.name, (cell.dataset, cell.category, cell.method, str(cell.seed)))
             workspace.failure(cell).unlink(missing_ok=True)
@@ -154,7 +157,9 @@ def _train(todo: list[Cell], plan: Plan, tracker: Future[Tracker]) -> dict[Cell,
             _, running = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
             for message in ray.get(dispatcher.messages.remote()):
                 cell = by_name[message.cell]
-                if message.kind == "point":
+                if message.kind == "line":
+                    board.note(cell.name, message.content)
+                elif message.kind == "point":
                     board.progress(cell.name, message.content)
                     tracker.result().log_point(cell, message.content)
                 elif message.kind == "failed":

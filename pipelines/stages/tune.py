@@ -6,6 +6,7 @@ disk at once: a search that was killed, or is asked for more trials, goes on fro
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import shutil
@@ -32,6 +33,8 @@ from pipelines.search.trial import DIVERGED, run_trial
 from pipelines.tracking.tracker import Tracker
 from pipelines.workspace.paths import Workspace
 from pipelines.workspace.plan import Plan
+
+_log = logging.getLogger(__name__)
 
 
 def run(
@@ -97,7 +100,9 @@ def _run_trials(
     storage = search.folder / "ray"
     shutil.rmtree(storage, ignore_errors=True)
     records = search.records()
-    with Board(tuple(params.tune.space), wanted - len(records), slots, workspace.logs) as board:
+    with Board(tuple(params.tune.space), wanted, slots, workspace.log, done=len(records)) as board:
+        more = f", {len(records)} of them known" if records else ""
+        _log.info("%s: %d trials%s, %d at once; each has a log in %s", search.name, wanted, more, slots, workspace.logs)
         recorder = _Recorder(search, records, params, timeout, board, tracker)
         tuner = tune.Tuner(
             tune.with_resources(partial(run_trial, job=job), resources),
@@ -186,6 +191,7 @@ class _Recorder(tune.Callback):
         self.curves[trial.trial_id] = []
         self.begun[trial.trial_id] = time.perf_counter()
         self.board.add(self._name_of(trial), self._columns(trial.config))
+        self.board.began(self._name_of(trial))
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any

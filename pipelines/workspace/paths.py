@@ -134,7 +134,7 @@ class Workspace:
     @property
     def logs(self) -> Path:
         """A log per cell or trial."""
-        return self._private / "logs"
+        return self.root / "logs"
 
     def log(self, name: str) -> Path:
         """The log of a cell or trial, by its name."""

@@ -22,6 +22,7 @@ from pipelines.tracking.tracker import Tracker
 from pipelines.workspace.cells import MARKER, Cell, Selection
 from pipelines.workspace.paths import Workspace
 from pipelines.workspace.plan import plan_cells
+from pipelines.workspace.results import read_failure
 from tests import tiny
 from tests.pipelines.command import BIN
 from tests.waiting import wait_until
@@ -120,7 +121,9 @@ def test_failed_cell_is_named_and_stops_no_other(workspace: Workspace, tiny_sour
     assert "stripes" not in str(error.value)
     assert {name.split("-")[0] for name in complete(workspace)} == {"stripes"}
     (log,) = workspace.logs.glob("disc-*.log")
-    assert "training diverged" in log.read_text()
+    assert "training diverged" in log.read_text() and "worker 1 of 1: process " in log.read_text()
+    (failed,) = [cell for cell in plan_cells(params, workspace) if cell.category == "disc"]
+    assert "training diverged" in str(read_failure(failed, workspace))
     client = mlflow.MlflowClient(f"sqlite:///{workspace.mlflow_database}")
     experiment = client.get_experiment_by_name(params.tracking.experiment)
     assert experiment is not None
