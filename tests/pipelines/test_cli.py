@@ -5,19 +5,22 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ruamel.yaml import YAML
 from typer.main import get_command
 from typer.testing import CliRunner
 
 import clflow
+from clflow.config.params import effective
 from pipelines import console
 from pipelines.cli import app
 from tests import tiny
-from tests.pipelines.command import refusal
+from tests.pipelines.command import refusal, run
 
 
 def verbs(command: Any, *words: str) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -43,7 +46,33 @@ def test_version():
 
 @pytest.mark.parametrize("words", [(), ("config",), ("bench",), *VERBS], ids=" ".join)
 def test_short_help(words: tuple[str, ...]):
-    assert said(*words, "-h") == said(*words, "--help")
+    shown = said(*words, "-h")
+    assert shown == said(*words, "--help")
+    assert words not in VERBS or f"Example: clflow {' '.join(words)}" in shown
+
+
+@pytest.mark.parametrize(("typed", "completed"), [("clflow tr", "train"), ("clflow bench sc", "scaling")])
+def test_shell_completes_verbs(typed: str, completed: str):
+    words = {"COMP_WORDS": typed, "COMP_CWORD": str(len(typed.split()) - 1)}
+    done = run("clflow", _CLFLOW_COMPLETE="complete_bash", **words)
+    assert (done.returncode, done.stdout.split()) == (0, [completed])
+
+
+def test_standard_output_has_the_result_and_nothing_else(finished: Path, tmp_path: Path):
+    workspace = Path(shutil.copytree(finished, tmp_path / "workspace", symlinks=True))
+    chosen = ("--category", "disc", "--method", "clflow", "--dry-run")
+    for command, result in (
+        (("plan",), "folder: 4 cells, 0 to train, 0 to score\n"),
+        (("train", "--dataset", "folder", *chosen), "folder: 1 cells, 0 to train, 0 to score\n"),
+        (("synthesize", "--dataset", "folder"), ""),
+        (("gc",), ""),
+        (("config", "show"), effective(workspace / "params.yaml").tree),
+    ):
+        for quiet in ((), ("--quiet",)):
+            called = CliRunner().invoke(app, [*command, "--params", str(workspace / "params.yaml"), *quiet])
+            assert called.exit_code == 0, called.output
+            assert (YAML(typ="safe").load(called.stdout) if isinstance(result, dict) else called.stdout) == result
+            assert not (quiet and called.stderr)
 
 
 def test_help_is_grouped_by_task():
