@@ -354,13 +354,14 @@ def serve(
 @_verb(OWN, "drift judged/watch")
 def drift(
     folder: Annotated[Path, typer.Argument(help="A folder watch/, of a prediction or of the workspace that serves.")],
+    as_json: AsJson = False,
     params: ParamsFile = DEFAULT,
 ) -> None:
     """Test whether recent scores have moved from those of training. Exit code 1 if any category has."""
     from pipelines.inference import drift as verb
 
     loaded, _ = _load(params)
-    raise typer.Exit(1 if verb.run(folder, loaded.watching) else 0)
+    raise typer.Exit(1 if verb.run(folder, loaded.watching, as_json) else 0)
 
 
 @_verb(BENCHMARK, "list cells", name="list")

@@ -43,7 +43,7 @@ def configure() -> None:
 def write_table(rows: list[dict[str, Any]], columns: Sequence[str], as_json: bool) -> None:
     """Write rows to standard output: with all their keys as a JSON list, or some columns as a table for people."""
     if as_json:
-        _write_json(rows)
+        write_json(rows)
         return
     table = Table(*columns, box=None, pad_edge=False)
     for row in rows:
@@ -57,14 +57,15 @@ def write_table(rows: list[dict[str, Any]], columns: Sequence[str], as_json: boo
 def write_record(record: dict[str, Any], as_json: bool) -> None:
     """Write one thing to standard output: as a JSON object, or as YAML for people."""
     if as_json:
-        _write_json(record)
+        write_json(record)
     else:
         yaml = YAML()
         yaml.width = 10_000  # no line is broken
         yaml.dump(record, sys.stdout)
 
 
-def _write_json(value: Any) -> None:
+def write_json(value: Any) -> None:
+    """Write a value to standard output as JSON, which has no NaN."""
     print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
 
 

@@ -14,7 +14,7 @@ any false alarm in a call stays below ``alpha``.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ from scipy.stats import ks_2samp
 
 from clflow.config.schema import Watching
 from clflow.errors import ClflowError, DataError
-from pipelines.inference.watch import KEPT, Watch
+from pipelines import console
+from pipelines.inference.watch import KEPT, Model, Watch
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,8 @@ def compare(recent: tuple[float, ...], reference: tuple[float, ...], level: floa
     )
 
 
-def run(folder: Path, watching: Watching) -> bool:
-    """Print a line for each category that is watched in a folder; returns whether any has moved.
+def run(folder: Path, watching: Watching, as_json: bool = False) -> bool:
+    """Print a line for each category that is watched in a folder, or all as JSON; returns whether any has moved.
 
     Where several models of a category were watched, it is the one that gave the last score.
 
@@ -101,12 +102,23 @@ def run(folder: Path, watching: Watching) -> bool:
         raise DataError(f"{folder} holds no watched scores; name the folder watch/ of a prediction or a workspace.")
     latest = {(watch.model.dataset, watch.model.category): watch for watch in watches}
     level = watching.alpha / len(latest)
-    print(
-        f"two-sample Kolmogorov-Smirnov test against held-out normals, exact; a move is p <= {level:.2g} "
-        f"(alpha {watching.alpha:g}, Bonferroni over {len(latest)})"
-    )
-    verdicts = {}
-    for name, watch in sorted(latest.items()):
-        verdicts[name] = compare(watch.recent[-watching.window :], watch.model.reference, level)
-        print(f"{name[0]}/{name[1]} (cell {watch.model.key[:12]}): {verdicts[name]}")
-    return any(verdict.moved for verdict in verdicts.values())
+    verdicts = [
+        (watch.model, compare(watch.recent[-watching.window :], watch.model.reference, level))
+        for _, watch in sorted(latest.items())
+    ]
+    if as_json:
+        console.write_json([_row(model, verdict) for model, verdict in verdicts])
+    else:
+        print(
+            f"two-sample Kolmogorov-Smirnov test against held-out normals, exact; a move is p <= {level:.2g} "
+            f"(alpha {watching.alpha:g}, Bonferroni over {len(latest)})"
+        )
+        for model, verdict in verdicts:
+            print(f"{model.dataset}/{model.category} (cell {model.key[:12]}): {verdict}")
+    return any(verdict.moved for _, verdict in verdicts)
+
+
+def _row(model: Model, verdict: Verdict) -> dict[str, Any]:
+    named = {"dataset": model.dataset, "category": model.category, "cell_key": model.key}
+    figures = asdict(verdict) | {"shift": None if math.isnan(verdict.shift) else verdict.shift}
+    return named | figures | {"too_few": verdict.too_few, "moved": verdict.moved}

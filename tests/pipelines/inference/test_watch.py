@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -118,6 +119,10 @@ def test_every_category_is_held_to_its_share_of_alpha(tmp_path: Path, capsys: py
     assert "Kolmogorov-Smirnov" in head and "Bonferroni over 2" in head
     assert bolt.startswith("parts/bolt") and nut.startswith("parts/nut")
     assert f"p {p_value:.2g}: no sign of a move" in nut and "200 recent, 20 reference" in nut
+    assert not drift.run(tmp_path, watching, as_json=True)
+    bolt, nut = json.loads(capsys.readouterr().out)
+    assert (bolt["category"], nut["category"], nut["cell_key"]) == ("bolt", "nut", category("nut").key)
+    assert nut["p_value"] == pytest.approx(p_value) and (nut["moved"], nut["too_few"]) == (False, False)
 
 
 def test_only_the_window_counts(tmp_path: Path):
