@@ -21,14 +21,17 @@ def environment(**variables: str) -> dict[str, str]:
     return {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", **variables}
 
 
-def run(*command: str, cwd: Path | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run a command of this environment, with these environment variables beside those that are."""
+def run(
+    *command: str, cwd: Path | None = None, stderr: int = subprocess.STDOUT, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a command of this environment, with these environment variables beside those that are; what it says is in
+    ``stdout``, unless ``stderr`` is to be apart."""
     return subprocess.run(
         [str(BIN / command[0]), *command[1:]],
         cwd=cwd,
         env=environment(**variables),
         stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        stderr=stderr,
         text=True,
         check=False,
     )

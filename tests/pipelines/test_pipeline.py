@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import mlflow
@@ -164,9 +165,12 @@ def test_removed_category_is_in_no_table_and_its_cells_stay(continued: Path):
     workspace = Workspace(continued / "workspace")
     before = trained(workspace.root)
     data = {"source": "source", "categories": ["stripes"]}
-    tiny.write_params(continued / "tiny.yaml", tiny.params_tree(Path("source"), data__folder=data))
-    result = run("clflow", "benchmark", "--params", str(continued / "tiny.yaml"), "--workspace", str(workspace.root))
-    assert result.returncode == 0, result.stdout
+    params = tiny.write_params(continued / "tiny.yaml", tiny.params_tree(Path("source"), data__folder=data))
+    command = ("benchmark", "--params", str(params), "--workspace", str(workspace.root))
+    result = run("clflow", *command, stderr=subprocess.PIPE)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == workspace.leaderboard_page.read_text() + "\n"
+    assert "Running stage 'aggregate'" in result.stderr and "Leaderboard, plots and galleries: " in result.stderr
     for path in (workspace.leaderboard_table, workspace.cells_table, workspace.leaderboard_page):
         assert "disc" not in path.read_text() and "stripes" in path.read_text()
     assert not list(workspace.data("folder").glob("disc*"))
