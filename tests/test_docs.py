@@ -29,7 +29,7 @@ PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 GENERATED = re.compile(r"^(\[\[ \w+ \]\]$|::: )", re.MULTILINE)
 """Marks where the site puts generated text, see docs/hooks."""
 
-SHELL = ("cd", "cp", "curl", "export", ".")
+SHELL = ("cd", "cp", "curl", "export", "tail", ".")
 """Programs of which no option is checked."""
 
 

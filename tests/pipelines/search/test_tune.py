@@ -87,6 +87,7 @@ def test_what_is_found_is_trained_beside_the_default(workspace: Workspace, tiny_
     search.keep(record(1, "finished", 0.8, **{"loss.contrast": 1.0, "model.coupling_steps": 3}))
     target = workspace.tuned("folder")
     write_found([search], False, params, target)
+    assert "Nothing better" not in target.read_text()
     table = pd.read_csv(target.with_suffix(".csv"))
     assert table[OBJECTIVE].tolist() == [0.7, 0.8]
 
@@ -175,12 +176,16 @@ def test_killed_search_goes_on_and_may_be_asked_for_more(workspace: Workspace, t
         assert logged[r.number].data.params["train.learning_rate"] == str(r.values["train.learning_rate"])
 
 
-def test_what_a_search_found_is_replaced_unless_it_was_edited(workspace: Workspace, tiny_source: Path):
+def test_what_a_search_found_is_replaced_unless_it_was_edited(
+    workspace: Workspace, tiny_source: Path, capsys: pytest.CaptureFixture[str]
+):
     params = write(workspace, tiny_source)
     search = Search.of(Plan(params, "folder", workspace), tiny.CATEGORIES)
     search.keep(record(0, "finished", 0.7, **present_values(params)))
     target = workspace.tuned("folder")
     write_found([search], False, params, target)
+    assert "whose validation is 0.7000" in capsys.readouterr().out
+    assert "Nothing better than the present parameters was found" in target.read_text()
     require_replaceable(target)
     target.write_text(target.read_text().replace("0.7", "0.9"))
     with pytest.raises(ClflowError, match="was edited since; move both to another name"):
