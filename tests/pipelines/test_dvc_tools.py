@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from clflow.config.params import effective
 from tests import tiny
 from tests.pipelines.command import run
 
@@ -55,7 +54,10 @@ def checkout(tiny_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Che
         (folder / name).write_bytes((tiny.ROOT / name).read_bytes())
     data = {"source": str(tiny_source), "categories": ["disc"]}
     tree = tiny.params_tree(tiny_source, data__folder=data, benchmark__methods=["clflow"])
-    tiny.write_params(folder / "params.yaml", tree)
+    tiny.write_params(folder / "below.yaml", tree)
+    own = {"extends": "below.yaml", "benchmark": tree["benchmark"]}  # dvc.yaml itself reads three lists
+    own |= {section: {"datasets": []} for section in ("tune", "promotion")}
+    tiny.write_params(folder / "params.yaml", {**own, "train": {"steps": tree["train"]["steps"]}})
     made = Checkout(folder)
     made.git("init", "--quiet")
     made.git("add", "--all")
@@ -67,11 +69,18 @@ def checkout(tiny_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Che
 
 
 def test_an_experiment_is_compared_with_its_commit(checkout: Checkout, tmp_path: Path):
-    ran = checkout.stages_that_ran(checkout.call("dvc", "exp", "run", "-S", "train.steps=10"))
+    """The file states one of the two parameters that change, and leaves the other to the layer below it."""
+    own, below = ("-S", "train.steps=10"), ("-S", "++train.warmup=3")
+    ran = checkout.stages_that_ran(checkout.call("dvc", "exp", "run", *own, *below))
     assert ran == ALWAYS | {"train@folder", "evaluate@folder", "aggregate", "report"}
+    (cell,) = json.loads((checkout.folder / "plan" / "folder.json").read_text())["cells"]
+    trained = cell["inputs"]["parameters"]
+    assert (trained["train.steps"], trained["train.warmup"]) == (10, 3)
+    assert (checkout.folder / "params.yaml").read_text().startswith("extends: below.yaml")
 
-    (change,) = json.loads(checkout.call("dvc", "params", "diff", "--json"))["params.yaml"].items()
-    assert change == ("train.steps", {"old": 8, "new": 10, "diff": 2})
+    changes = json.loads(checkout.call("dvc", "params", "diff", "--json"))["params.yaml"]
+    steps, warmup = {"old": 8, "new": 10, "diff": 2}, {"old": None, "new": 3}
+    assert changes == {"train.steps": steps, "train.warmup": warmup}
     metrics = json.loads(checkout.call("dvc", "metrics", "diff", "--json"))["reports/metrics.json"]
     assert metrics["folder.clflow.pixel_ap"]["old"] != metrics["folder.clflow.pixel_ap"]["new"]
     checkout.call("dvc", "plots", "diff", "HEAD", "--out", str(tmp_path / "plots"))
@@ -88,7 +97,7 @@ def test_an_experiment_is_compared_with_its_commit(checkout: Checkout, tmp_path:
 
 
 def test_a_dry_run_after_the_plan_says_what_would_run(checkout: Checkout):
-    params = checkout.folder / "params.yaml"
+    params = checkout.folder / "below.yaml"
     before = params.read_text()
     try:
         params.write_text(before.replace("map_size: 64", "map_size: 32"))
@@ -117,23 +126,3 @@ def test_a_clone_that_pulls_rebuilds_nothing(checkout: Checkout, tmp_path: Path)
 def test_gc_keeps_what_the_workspace_holds(checkout: Checkout):
     checkout.call("dvc", "gc", "--workspace", "--force")
     assert json.loads(checkout.call("dvc", "status", "--json")).keys() == ALWAYS
-
-
-def test_a_parameter_that_the_file_leaves_to_the_layer_below_is_set(checkout: Checkout):
-    """Last: it changes the parameters of the checkout."""
-    params = checkout.folder / "params.yaml"
-    tree = effective(params).tree
-    tiny.write_params(checkout.folder / "below.yaml", tree)
-    own = {"extends": "below.yaml", "benchmark": tree["benchmark"]}  # dvc.yaml itself reads three lists
-    own |= {section: {"datasets": []} for section in ("tune", "promotion")}
-    tiny.write_params(params, own)
-    checkout.git("add", "--all")
-    checkout.git("commit", "--quiet", "--message", "layers")
-    assert checkout.stages_that_ran(checkout.call("dvc", "repro")) == ALWAYS  # nothing is different
-    ran = checkout.stages_that_ran(checkout.call("dvc", "exp", "run", "-S", "++train.steps=11"))
-    assert ran == ALWAYS | {"train@folder", "evaluate@folder", "aggregate", "report"}
-    changed = json.loads(checkout.call("dvc", "params", "diff", "--json"))["params.yaml"]
-    assert changed == {"train.steps": {"old": None, "new": 11}}
-    (cell,) = json.loads((checkout.folder / "plan" / "folder.json").read_text())["cells"]
-    assert cell["inputs"]["parameters"]["train.steps"] == 11
-    assert params.read_text().startswith("extends: below.yaml")

@@ -22,6 +22,7 @@ from pipelines.benchmark import prepare
 from pipelines.inference import drift, predict
 from pipelines.registry.locate import CHAMPION, registered_name
 from pipelines.reporting.tables import LEADERBOARD_COLUMNS
+from pipelines.stages import aggregate, fetch, report
 from pipelines.workspace.cells import EVAL_SCORES, MARKER
 from pipelines.workspace.paths import Workspace
 from pipelines.workspace.plan import plan_cells
@@ -165,12 +166,12 @@ def test_removed_category_is_in_no_table_and_its_cells_stay(continued: Path):
     workspace = Workspace(continued / "workspace")
     before = trained(workspace.root)
     data = {"source": "source", "categories": ["stripes"]}
-    params = tiny.write_params(continued / "tiny.yaml", tiny.params_tree(Path("source"), data__folder=data))
-    command = ("benchmark", "--params", str(params), "--workspace", str(workspace.root))
-    result = run("clflow", *command, stderr=subprocess.PIPE)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout == workspace.leaderboard_page.read_text() + "\n"
-    assert "Running stage 'aggregate'" in result.stderr and "Leaderboard, plots and galleries: " in result.stderr
+    tiny.write_params(continued / "tiny.yaml", tiny.params_tree(Path("source"), data__folder=data))
+    prepare(continued / "tiny.yaml", workspace.root)
+    params = load(workspace.params)
+    fetch.run(params, "folder", workspace)
+    aggregate.run(params, workspace)
+    report.run(params, workspace)
     for path in (workspace.leaderboard_table, workspace.cells_table, workspace.leaderboard_page):
         assert "disc" not in path.read_text() and "stripes" in path.read_text()
     assert not list(workspace.data("folder").glob("disc*"))
@@ -190,9 +191,11 @@ def test_new_lines_without_defects_go_all_the_way(continued: Path, database: Pat
     rules = {"datasets": ["folder"], "seed": 1, "floors": {"validation_auroc": 0.0}, "ceilings": {}}
     tree["promotion"] |= rules
     params = tiny.write_params(continued / "tiny.yaml", tree)
-    result = run("clflow", "benchmark", "--params", str(params), "--workspace", str(workspace.root))
-    assert result.returncode == 0, result.stdout
-    assert "stripes: 12 train / 0 test good / 0 test defective; no test images" in result.stdout
+    command = ("benchmark", "--params", str(params), "--workspace", str(workspace.root))
+    result = run("clflow", *command, stderr=subprocess.PIPE)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == workspace.leaderboard_page.read_text() + "\n"
+    assert "stripes: 12 train / 0 test good / 0 test defective; no test images" in result.stderr
 
     page = workspace.leaderboard_page.read_text()
     assert "disc has no defective test images; stripes has no test images." in page

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import signal
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -132,14 +131,20 @@ def test_what_cannot_be_searched_is_one_sentence(workspace: Workspace, tiny_sour
         tune.run(write(workspace, tiny_source), "folder", workspace, ("disk",))
 
 
-def test_killed_search_goes_on_and_may_be_asked_for_more(workspace: Workspace, tiny_source: Path):
+def test_interrupted_search_leaves_the_better_result_and_goes_on(workspace: Workspace, tiny_source: Path):
     params = write(workspace, tiny_source, tune__trials=5, train__steps=200, train__eval_points=4)
     search = search_of(params, workspace)
-    command = [str(BIN / "clflow"), "tune", "--dataset", "folder"]
-    process = subprocess.Popen(command, cwd=workspace.root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    wait_until(lambda: len(search.records()) >= 2, process)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    earlier = Search(search.dataset, search.categories, search.key, workspace.root / "earlier")
+    earlier.keep(record(0, "finished", 1.0, **present_values(params)))
+    write_found([earlier], False, params, workspace.tuned("folder"))
+    better = workspace.tuned("folder").read_bytes()
+    log = workspace.root / "log"
+    process = start(str(BIN / "clflow"), "tune", "--dataset", "folder", folder=workspace.root, log=log)
+    wait_until(lambda: len(search.records()) >= 2, process, log)
+    end(process, signal.SIGINT, group=True)
+    said = log.read_text()
+    assert said.splitlines()[-1] == SAID and "Traceback" not in said
+    assert workspace.tuned("folder").read_bytes() == better
     before = {path: path.stat().st_mtime_ns for path in search.folder.glob("0*.json")}
     assert 2 <= len(before) < 5
 
@@ -193,26 +198,6 @@ def test_what_a_search_found_is_replaced_unless_it_was_edited(
     target.unlink()
     with pytest.raises(ClflowError, match="or its table"):
         require_replaceable(target)
-
-
-def test_interrupted_search_leaves_the_better_result_in_place(workspace: Workspace, tiny_source: Path):
-    params = write(workspace, tiny_source, tune__trials=20, train__steps=100, train__eval_points=4)
-    search = Search.of(Plan(params, "folder", workspace), tiny.CATEGORIES)
-    better = record(0, "finished", 1.0, **present_values(params))
-    earlier = Search(search.dataset, search.categories, search.key, workspace.root / "earlier")
-    earlier.keep(better)
-    target = workspace.tuned("folder")
-    write_found([earlier], False, params, target)
-    found = target.read_bytes()
-
-    log = workspace.root / "log"
-    process = start(str(BIN / "clflow"), "tune", "--dataset", "folder", folder=workspace.root, log=log)
-    wait_until(lambda: len(search.records()) >= 1, process, log)
-    end(process, signal.SIGINT, group=True)
-    said = log.read_text()
-    assert said.splitlines()[-1] == SAID and "Traceback" not in said
-    assert target.read_bytes() == found
-    assert 1 <= len(search.records()) < 20
 
 
 def test_each_category_alone_survives_trials_that_diverge(workspace: Workspace, tiny_source: Path):

@@ -73,7 +73,7 @@ def start(workspace: Workspace) -> subprocess.Popen[str]:
 
 
 def test_killed_driver_loses_no_finished_cell(workspace: Workspace, tiny_source: Path):
-    long = {"benchmark__methods": ["clflow"], "train__steps": 400, "train__eval_points": 40}
+    long = {"benchmark__methods": ["clflow"], "train__steps": 200, "train__eval_points": 20}
     changed(workspace, tiny_source, **long, resources__cpus_per_worker=os.cpu_count())  # one after the other
     process = start(workspace)
     wait_until(lambda: len(complete(workspace)) > 0 and len(logs(workspace)) == 2, process)
@@ -92,14 +92,14 @@ def test_killed_driver_loses_no_finished_cell(workspace: Workspace, tiny_source:
     assert not [path for path in workspace.checkpoints.iterdir() if path.name in after]
 
 
-@pytest.mark.parametrize(("workers", "title", "steps"), [(1, "train_single", 2000), (2, "RayTrainWorker", 400)])
+@pytest.mark.parametrize(("workers", "title", "steps"), [(1, "train_single", 1000), (2, "RayTrainWorker", 200)])
 def test_killed_worker_is_restarted_from_its_last_checkpoint(
     workspace: Workspace, tiny_source: Path, workers: int, title: str, steps: int
 ):
     longer = {"train__steps": steps, "train__eval_points": steps // 20}
     params = one_cell(workspace, tiny_source, resources__workers_per_cell=workers, **longer)
     process = start(workspace)
-    wait_until(lambda: any(f"step {steps // 2} " in log.read_text() for log in logs(workspace)), process)
+    wait_until(lambda: any(f"step {steps // 5} " in log.read_text() for log in logs(workspace)), process)
     children = psutil.Process(process.pid).children(recursive=True)
     victims = [child for child in children if title in " ".join(child.cmdline())]
     assert len(victims) == workers
