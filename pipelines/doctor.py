@@ -188,7 +188,7 @@ def _category(name: str, dataset: Dataset, category: str, workspace: Workspace) 
     if dataset.source is not None and Path(dataset.source).is_dir():
         folder = source_root(entry, Path(dataset.source))
         rows = scan(folder, category, entry.normal, entry.complete)
-        require_no_links(folder / category)
+        require_no_links([folder / category])
     elif (folder / FILE).exists():
         manifest = read_manifest(folder)
         rows = manifest.loc[manifest["category"] == category]

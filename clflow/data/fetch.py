@@ -10,7 +10,7 @@ import errno
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,6 +30,7 @@ from clflow.errors import DataError, ParameterError
 from clflow.files import TEMPORARY, file_sha256, fingerprint, read_json, write_json
 
 _RECORD_VERSION = 1
+_NAMED = 3  # links of many
 
 
 def fetch(
@@ -76,7 +77,7 @@ def _fetch(
     if dataset.source is not None and Path(dataset.source).resolve().is_relative_to(folder.resolve()):
         raise ParameterError(f"data.{name}.source lies in {folder}, which fetch itself fills; move it elsewhere.")
 
-    origins = {category: source.origin(category) for category in dataset.categories}
+    origins = source.origins(dataset.categories)
     missing = [
         category
         for category in dataset.categories
@@ -183,8 +184,8 @@ def _scan(entry: Entry, categories: Sequence[str], staging: Path, where: str) ->
 class _Source(Protocol):
     where: str
 
-    def origin(self, category: str) -> str:
-        """Changes whenever `place` would place something else."""
+    def origins(self, categories: Sequence[str]) -> dict[str, str]:
+        """By category, what changes whenever `place` would place something else."""
         ...
 
     def place(self, categories: Sequence[str], folder: Path) -> None:
@@ -196,8 +197,11 @@ class _Source(Protocol):
 class _Rendered:
     where: str = "the demo"
 
-    def origin(self, category: str) -> str:
-        return fingerprint({"category": category, "seed": demo.SEED, "version": demo.VERSION})
+    def origins(self, categories: Sequence[str]) -> dict[str, str]:
+        return {
+            category: fingerprint({"category": category, "seed": demo.SEED, "version": demo.VERSION})
+            for category in categories
+        }
 
     def place(self, categories: Sequence[str], folder: Path) -> None:
         for category in categories:
@@ -216,8 +220,8 @@ class _Packed:
     root: str
     progress: Progress | None
 
-    def origin(self, category: str) -> str:
-        return self.sha256
+    def origins(self, categories: Sequence[str]) -> dict[str, str]:
+        return dict.fromkeys(categories, self.sha256)
 
     def place(self, categories: Sequence[str], folder: Path) -> None:
         if self.urls:
@@ -239,11 +243,13 @@ class _Directory:
     known: Mapping[str, str]
     progress: Progress | None
 
-    def origin(self, category: str) -> str:
-        path = self.root / category
-        if not path.is_dir():
+    def origins(self, categories: Sequence[str]) -> dict[str, str]:
+        require_no_links(self.root / category for category in categories)
+        return {category: self._origin(category) for category in categories}
+
+    def _origin(self, category: str) -> str:
+        if not (self.root / category).is_dir():
             return self.known.get(category, "")
-        require_no_links(path)
         return fingerprint(_listing(self.root, category))
 
     def place(self, categories: Sequence[str], folder: Path) -> None:
@@ -322,16 +328,21 @@ def _stated(sidecar: Path, name: str) -> set[str]:
     return {digest.lower() for digest, file in lines if not file or Path(file).name == name}
 
 
-def require_no_links(folder: Path) -> None:
-    """Make sure that neither a folder nor anything in it is a link, which may lead out of it.
+def require_no_links(folders: Iterable[Path]) -> None:
+    """Make sure that neither folders nor anything in them is a link, which may lead out of it.
 
     Raises:
-        DataError: there are links; it tells how many.
+        DataError: there are links; it tells how many, and the first of them.
     """
-    links = sorted(os.fspath(path) for path in (folder, *_files(folder)) if path.is_symlink())
+    paths = (path for folder in folders if folder.is_dir() for path in (folder, *_files(folder)))
+    links = sorted(os.fspath(path) for path in paths if path.is_symlink())
     if links:
-        what = "is a link; replace it" if len(links) == 1 else f"and {len(links) - 1} more are links; replace them"
-        raise DataError(f"{links[0]} {what} by what {'it points' if len(links) == 1 else 'they point'} to.")
+        more = f" and {len(links) - _NAMED} more" if len(links) > _NAMED else ""
+        one = len(links) == 1
+        raise DataError(
+            f"{len(links)} link{'' if one else 's'}: {', '.join(links[:_NAMED])}{more}; replace "
+            f"{'it by what it points' if one else 'them by what they point'} to."
+        )
 
 
 def _listing(folder: Path, category: str) -> dict[str, list[int]]:

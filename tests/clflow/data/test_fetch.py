@@ -380,16 +380,19 @@ def test_links_in_a_folder_are_refused(workspace: Workspace, mvtec: Path, place:
     link = {"file": "grid/test/good/000.png", "folder": "grid/test", "category": "grid"}[place]
     (mvtec / link).rename(mvtec / "elsewhere")
     (mvtec / link).symlink_to(mvtec / "elsewhere")
-    with pytest.raises(DataError, match=f"{link} is a link"):
+    with pytest.raises(DataError, match=f"^1 link: {mvtec / link}; replace it by what it points to"):
         workspace.fetch("mvtec_ad", ["bottle", "grid"], mvtec)
     assert not workspace.folder("mvtec_ad").exists()
 
 
-def test_links_are_counted(workspace: Workspace, mvtec: Path) -> None:
-    for path in sorted((mvtec / "grid/train/good").iterdir()):
-        path.symlink_to(path.rename(mvtec / path.name))
-    with pytest.raises(DataError, match=r"grid/train/good/000\.png and 3 more are links; replace them by what they"):
-        workspace.fetch("mvtec_ad", ["grid"], mvtec)
+def test_links_of_all_categories_are_told_at_once(workspace: Workspace, mvtec: Path) -> None:
+    images = [path for name in ("bottle", "grid") for path in sorted((mvtec / name / "train/good").iterdir())]
+    for number, path in enumerate(images):
+        path.symlink_to(path.rename(mvtec / f"{number}.png"))
+    first = ", ".join(f"{mvtec}/bottle/train/good/00{i}.png" for i in range(3))
+    said = f"^{len(images)} links: {first} and {len(images) - 3} more; replace them by what they point to"
+    with pytest.raises(DataError, match=said):
+        workspace.fetch("mvtec_ad", ["bottle", "grid"], mvtec)
 
 
 def test_missing_source(workspace: Workspace) -> None:
