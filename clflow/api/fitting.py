@@ -20,6 +20,7 @@ from clflow.cell import CELL_FILE
 from clflow.config.layers import BASE, OFFLINE, Effective, Layer, anchored, lay, packaged, read_layers
 from clflow.config.params import PART_CATEGORY, PART_DATASET, Params, check, part_layer
 from clflow.config.schema import Model
+from clflow.data.checks import check_images
 from clflow.data.manifest import data_hash
 from clflow.data.own import OwnImages, find_own_images
 from clflow.errors import WeightsError
@@ -53,8 +54,9 @@ def fit(
 ) -> Detector:
     """Train a detector on the normal images of one part.
 
-    A share of them is held out for thresholds and validation; synthetic anomalies are made of the others. Test images
-    are not looked at. Features of the frozen backbone are kept in the user's cache folder.
+    A share of them is held out for thresholds and validation; synthetic anomalies are made of the others. Nothing is
+    learned from test images. What is odd about any image is a warning, see `clflow.data.checks.check_images`. Features
+    of the frozen backbone are kept in the user's cache folder.
 
     Args:
         images: a folder (see `clflow.data.own.find_own_images`), or paths of normal images.
@@ -75,6 +77,8 @@ def fit(
     if out is not None:
         require_free(Path(out))
     found = images if isinstance(images, OwnImages) else find_own_images(images)
+    for note in check_images(found.folder, found.searched, found.rows):
+        warnings.warn(note, stacklevel=2)
     computes = torch.device(device) if device else best_device()
     task = _open(found, _stated(params), method, seed, computes)
     with ExitStack() as stack:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mimetypes
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ _HUGE = 50e6  # pixels; Pillow refuses images of 179 million
 _USED_BITS = 12  # of cameras that store their values in 16 bits
 
 
-def check_images(folder: Path, category: str, rows: pd.DataFrame) -> list[str]:
+def check_images(folder: Path, category: str | None, rows: pd.DataFrame) -> list[str]:
     """Sentences about a category's images, each with their number and the first of them.
 
     They tell of duplicates, tiny and huge images, 16-bit ones that are nearly black, masks that are missing or empty,
@@ -30,7 +31,7 @@ def check_images(folder: Path, category: str, rows: pd.DataFrame) -> list[str]:
 
     Args:
         folder: that the paths in the table are relative to.
-        category: a folder in it.
+        category: a folder in it, all of whose images should be in the table; None if others may lie beside them.
         rows: the sample table of the category; all its files decode.
     """
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
@@ -41,9 +42,10 @@ def check_images(folder: Path, category: str, rows: pd.DataFrame) -> list[str]:
     if any(is_empty):
         advice = "every pixel of their images counts as free of defects; draw the defects"
         found.append(_line("masks that are all black", marked["mask"][is_empty], advice))
-    ignored = _ignored(folder, category, {*rows["path"], *rows["mask"]})
+    ignored = _ignored(folder / category, folder, {*rows["path"], *rows["mask"]}) if category is not None else []
     if ignored:
-        kinds = ", ".join(sorted({Path(path).suffix.lower() for path in ignored}))
+        counted = sorted(Counter(Path(path).suffix.lower() for path in ignored).items())
+        kinds = ", ".join(f"{count} {kind}" for kind, count in counted)
         advice = "only images of a known format that lie in the folders of the layout themselves are read"
         found.append(_line(f"image files that are ignored ({kinds})", ignored, advice))
     return found
@@ -109,9 +111,9 @@ def _missing_masks(rows: pd.DataFrame) -> Iterator[str]:
         yield _line("defective images without a mask", missing["path"], "they count for figures of images only")
 
 
-def _ignored(folder: Path, category: str, used: set[str]) -> list[str]:
-    """Files that a person would call images, and that are not used."""
-    files = (path for path in (folder / category).rglob("*") if path.is_file())
+def _ignored(searched: Path, folder: Path, used: set[str]) -> list[str]:
+    """Files, by their paths relative to ``folder``, that a person would call images, and that are not used."""
+    files = (path for path in searched.rglob("*") if path.is_file())
     found = (path.relative_to(folder) for path in files if (mimetypes.guess_type(path)[0] or "").startswith("image/"))
     visible = (path for path in found if not any(part.startswith(".") for part in path.parts))
     return sorted({path.as_posix() for path in visible} - used)

@@ -22,14 +22,14 @@ class OwnImages:
         part: name of the folder of the part.
         layout: how they lie, in words.
         rows: the sample table.
-        ignored: names of folders that the layout has no use for.
+        searched: name of the folder in ``folder`` that holds all images of the part; None if they were listed.
     """
 
     folder: Path
     part: str
     layout: str
     rows: pd.DataFrame
-    ignored: tuple[str, ...] = ()
+    searched: str | None
 
     @property
     def normal(self) -> pd.DataFrame:
@@ -45,12 +45,10 @@ class OwnImages:
         test = self.test
         defective = test.loc[test["label"] == 1]
         found = f"{self.layout}: {len(self.normal)} normal images to train on"
-        if len(test):
-            found += f"; test images: {len(test) - len(defective)} normal, {len(defective)} defective, "
-            found += f"{(defective['mask'] != '').sum()} of them with masks"
-        else:
-            found += "; no test images"
-        return found + (f"; ignored: {', '.join(self.ignored)}" if self.ignored else "")
+        if not len(test):
+            return found + "; no test images"
+        found += f"; test images: {len(test) - len(defective)} normal, {len(defective)} defective, "
+        return found + f"{(defective['mask'] != '').sum()} of them with masks"
 
 
 def find_own_images(images: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> OwnImages:
@@ -69,18 +67,19 @@ def find_own_images(images: str | os.PathLike[str] | Iterable[str | os.PathLike[
         paths = sorted({Path(path).resolve() for path in images})
         if not paths:
             raise DataError("the list of normal images is empty; name at least two.")
-        return _normal_images(Path(os.path.commonpath([path.parent for path in paths])), paths, "list of normal images")
+        root = Path(os.path.commonpath([path.parent for path in paths]))
+        return _normal_images(root, paths, "list of normal images", None)
     root = Path(images).resolve()
     if not root.is_dir():
         raise DataError(f"{root} is no folder; name the folder of the normal images, or list their paths.")
     if (root / "train").is_dir():
-        return OwnImages(root.parent, root.name, "layout of MVTec AD", scan(root.parent, root.name, None, False))
+        rows = scan(root.parent, root.name, None, complete=False)
+        return OwnImages(root.parent, root.name, "layout of MVTec AD", rows, root.name)
     named = next((name for name in NORMAL_FOLDERS if images_in(root / name)), None)
     if named is not None:
-        ignored = tuple(name for name in subfolders(root) if name != named)
-        return _normal_images(root, images_in(root / named), f"folder {named} of normal images", ignored)
+        return _normal_images(root, images_in(root / named), f"folder {named} of normal images", root.name)
     if images_in(root):
-        return _normal_images(root, images_in(root), "folder of normal images", tuple(subfolders(root)))
+        return _normal_images(root, images_in(root), "folder of normal images", root.name)
     parts = [name for name in subfolders(root) if (root / name / "train").is_dir() or images_in(root / name)]
     near = f"it holds {', '.join(parts)}; name one of them" if parts else "put the normal images there"
     raise DataError(f"{root} holds no images, and no train/good: {near}.")
@@ -97,9 +96,10 @@ def find_test_images(folder: Path) -> OwnImages:
     samples = list(samples_to_test(root / "test", root / "ground_truth", normal))
     if not samples:
         raise DataError(f"{root / 'test'} holds no images; put them into test/good and a folder for each defect.")
-    return OwnImages(root.parent, root.name, "layout of MVTec AD", sample_table(root.parent, root.name, samples))
+    rows = sample_table(root.parent, root.name, samples)
+    return OwnImages(root.parent, root.name, "layout of MVTec AD", rows, root.name)
 
 
-def _normal_images(root: Path, paths: list[Path], layout: str, ignored: tuple[str, ...] = ()) -> OwnImages:
+def _normal_images(root: Path, paths: list[Path], layout: str, searched: str | None) -> OwnImages:
     samples = [Sample("train", "good", path) for path in paths]
-    return OwnImages(root.parent, root.name, layout, sample_table(root.parent, root.name, samples), ignored)
+    return OwnImages(root.parent, root.name, layout, sample_table(root.parent, root.name, samples), searched)

@@ -137,6 +137,19 @@ def test_the_same_call_gives_the_same_detector(kept: Path, disc: Path, tmp_path:
         assert (tmp_path / "again" / name).read_bytes() == (kept / name).read_bytes()
 
 
+def test_what_is_odd_about_images_is_a_warning(disc: Path, tmp_path: Path):
+    odd = Path(shutil.copytree(disc, tmp_path / "disc"))
+    Image.new("L", (tiny.SIZE, tiny.SIZE)).save(odd / "ground_truth" / "hole" / "001_mask.png")
+    Image.new("L", (tiny.SIZE, tiny.SIZE)).save(odd / "train" / "good" / "a.gif")
+    absent = {"model": {"weights": "absent.pth"}}
+    with pytest.warns(UserWarning) as warned, pytest.raises(clflow.ClflowError, match=r"absent\.pth"):
+        clflow.fit(odd, params=absent)
+    assert [str(warning.message).partition(";")[0] for warning in warned] == [
+        "masks that are all black: 1, first disc/ground_truth/hole/001_mask.png",
+        "image files that are ignored (1 .gif): 1, first disc/train/good/a.gif",
+    ]
+
+
 def test_what_is_there_is_not_replaced(disc: Path, kept: Path):
     with pytest.raises(clflow.ClflowError, match="disc exists; name another folder"):
         clflow.fit(disc, out=kept, params=budget())

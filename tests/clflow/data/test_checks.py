@@ -66,8 +66,7 @@ def lose_mask(disc: Path) -> None:
 
 def add_strangers(disc: Path) -> None:
     Image.new("L", (64, 64)).save(disc / "train/good/a.gif")
-    (disc / "train/good/old").mkdir()
-    shutil.copy(disc / "train/good/000.png", disc / "train/good/old")
+    shutil.copytree(disc / "test/good", disc / "train/good/old", ignore=shutil.ignore_patterns("00[2-9].png"))
 
 
 @pytest.mark.parametrize(
@@ -80,13 +79,19 @@ def add_strangers(disc: Path) -> None:
         (darken, "images that use 10 of their 16 bits: 12, first disc/train/good/000.png; "),
         (blacken_mask, "masks that are all black: 1, first disc/ground_truth/hole/001_mask.png; "),
         (lose_mask, "defective images without a mask: 1, first disc/test/hole/001.png; "),
-        (add_strangers, "image files that are ignored (.gif, .png): 2, first disc/train/good/a.gif; "),
+        (add_strangers, "image files that are ignored (1 .gif, 2 .png): 3, first disc/train/good/a.gif; "),
     ],
 )
 def test_each_oddity_is_one_sentence(disc: Path, change: Callable[[Path], None], sentence: str):
     change(disc)
     (said,) = found(disc)
     assert said.startswith(sentence)
+
+
+def test_files_beside_listed_images_are_nobodys_business(disc: Path):
+    add_strangers(disc)
+    rows = scan(disc.parent, disc.name, None, complete=False)
+    assert check_images(disc.parent, None, rows) == []
 
 
 def test_16_bits_that_are_used_are_in_order(disc: Path):

@@ -35,21 +35,22 @@ def test_training_images_alone(disc: Path):
 
 def test_folder_of_normal_images(disc: Path):
     flat = (disc / "train" / "good").rename(disc.parent / "flat")
-    (flat / "old").mkdir()
+    shutil.copytree(disc / "test" / "hole", flat / "old")
     found = find_own_images(str(flat))
     assert len(found.normal) == tiny.TRAIN and (found.folder / found.normal["path"][0]).is_file()
-    assert str(found) == "folder of normal images: 12 normal images to train on; no test images; ignored: old"
+    assert str(found) == "folder of normal images: 12 normal images to train on; no test images"
 
 
 def test_folder_with_good_and_others(disc: Path):
     found = find_own_images(disc / "test")
-    assert str(found) == "folder good of normal images: 4 normal images to train on; no test images; ignored: hole"
+    assert str(found) == "folder good of normal images: 4 normal images to train on; no test images"
+    assert found.searched == found.part == "test"
 
 
 def test_list_of_paths(disc: Path):
     paths = sorted((disc / "train" / "good").iterdir())[:3] + sorted((disc / "test" / "good").iterdir())[:2]
     found = find_own_images([*map(str, paths), paths[0]])
-    assert [found.folder / path for path in found.normal["path"]] == sorted(paths)
+    assert [found.folder / path for path in found.normal["path"]] == sorted(paths) and found.searched is None
 
 
 def test_what_holds_no_images_is_one_sentence(disc: Path):
