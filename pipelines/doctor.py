@@ -18,13 +18,12 @@ from clflow.data.checks import check_count, check_images
 from clflow.data.fetch import require_no_links, source_root
 from clflow.data.layout import scan
 from clflow.data.manifest import FILE, read_manifest
-from clflow.errors import ClflowError, DataError, WeightsError
+from clflow.errors import ClflowError, DataError
 from clflow.files import cache_folder, require_writable
 from pipelines.workspace.names import require_known
 from pipelines.workspace.paths import Workspace
 
 _PATIENCE = 5  # seconds; for hosts that should answer
-_HUB = "https://huggingface.co"
 _CATEGORY_GB = 0.5  # 0.33 of images in MVTec AD's 15 categories (4.9 GB); the rest for cells, scores and models
 
 
@@ -97,35 +96,13 @@ def _weights(params: Params, workspace: Workspace) -> Iterator[str]:
         for category in params.data[dataset].categories
         for method in params.benchmark.methods
     ]
-    hub = os.environ.get("HF_ENDPOINT", _HUB)
-    is_away = any(model.weights == "hub" for model in wanted) and not _answers(hub)
-    if is_away:  # it would be asked again and again, for a minute; read when timm is imported
-        os.environ["HF_HUB_OFFLINE"] = "1"
+    # They import torch and timm, which take seconds.
     from clflow.features.backbone import Backbone
     from clflow.features.weights import find_weights
 
     for backbone, source, strides in sorted({(m.backbone, m.weights, m.strides) for m in wanted}):
         weights = find_weights(backbone, source)
-        try:
-            digest = Backbone(weights, strides).digest()
-        except WeightsError:
-            if weights.file is not None or not is_away:
-                raise
-            raise WeightsError(
-                f"{backbone} was not downloaded before, and the hub {hub} does not answer; connect to it, give "
-                "model.weights a local file, or begin the parameter file with `extends: offline`."
-            ) from None
-        yield f"{backbone} from {weights.file or 'the hub'}, digest {digest[:12]}"
-
-
-def _answers(hub: str) -> bool:
-    if os.environ.get("HF_HUB_OFFLINE"):
-        return False
-    try:
-        requests.head(hub, timeout=_PATIENCE)
-    except requests.RequestException:
-        return False
-    return True
+        yield f"{backbone} from {weights.file or 'the hub'}, digest {Backbone(weights, strides).digest()[:12]}"
 
 
 def _datasets(params: Params, workspace: Workspace) -> Iterator[str]:

@@ -7,7 +7,7 @@ import tempfile
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -26,7 +26,6 @@ from clflow.data.own import OwnImages, find_own_images
 from clflow.errors import WeightsError
 from clflow.features.cache import FeatureCache
 from clflow.features.extraction import Features
-from clflow.features.hub import hub_or_cache
 from clflow.features.weights import find_weights
 from clflow.files import cache_folder, fingerprint, folder_atomically, read_json, write_json
 from clflow.judge import Judge, best_device
@@ -140,8 +139,7 @@ def _open(images: OwnImages, stated: list[Layer], method: str, seed: int, device
 
 def _open_features(model: Model, method: str, device: torch.device) -> tuple[Features, str]:
     weights = find_weights(model.backbone, model.weights)
-    with hub_or_cache() if weights.file is None else nullcontext():
-        return open_features(find_method(method), model, weights, device)
+    return open_features(find_method(method), model, weights, device)
 
 
 def _train(task: _Task, folder: Path, progress: Progress) -> Trained:

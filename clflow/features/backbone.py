@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from clflow.errors import ParameterError, WeightsError
+from clflow.features.hub import hub_answers, hub_or_cache
 from clflow.features.weights import Weights
 from clflow.features.zoo import import_timm
 from clflow.files import cache_folder, file_sha256, read_json, write_json
@@ -145,18 +146,31 @@ def _fold(module: nn.Module) -> None:
         last = (name, child) if isinstance(child, nn.Conv2d) else None
 
 
+def require_weights(weights: Weights) -> None:
+    """Make sure that weights can be loaded, before workers are started, each of which would say so at length.
+
+    Raises:
+        WeightsError: the hub does not answer, and they were not downloaded before.
+    """
+    if weights.file is None and not hub_answers():
+        pretrained_model(weights)
+
+
 def pretrained_model(weights: Weights) -> Any:
     """The whole timm model with every tensor loaded; only a classifier may be missing from a local file."""
     timm = import_timm()
     try:
         if weights.file is None:
-            return timm.create_model(weights.backbone, pretrained=True).eval()
+            with hub_or_cache(weights.backbone):
+                return timm.create_model(weights.backbone, pretrained=True).eval()
         model = timm.create_model(weights.backbone, pretrained=False)
         state = timm.models.load_state_dict(str(weights.file), weights_only=True)
         if "_conv_stem.weight" in state:
             state = _rename_efficientnet(state, model)
         missing = model.load_state_dict(state, strict=False).missing_keys
         missing = [key for key in missing if not key.startswith(model.pretrained_cfg["classifier"])]
+    except WeightsError:
+        raise
     except Exception as error:  # hub, network and checkpoint libraries raise types of their own
         reason = " ".join(str(error).split())[:200]
         raise WeightsError(

@@ -73,6 +73,7 @@ def run(params: Params, dataset: str, workspace: Workspace, selection: Selection
     Raises:
         CellError: a cell is not trained.
         DataError: an image or a cell is damaged.
+        WeightsError: pretrained weights are unavailable.
     """
     plan = Plan(params, dataset, workspace)
     wanted = selection.of(plan.cells)
@@ -93,6 +94,7 @@ def run(params: Params, dataset: str, workspace: Workspace, selection: Selection
         _log.info("%s %s: no test images", dataset, category)
     if not tasks:
         return
+    plan.require_weights((category, cell.method) for category, task in tasks.items() for cell in task.keys)
     with cluster.session(params.resources):
         cluster.concurrent_cells(params.resources)
         score = ray.remote(**cluster.worker_options(params.resources))(_score_category)

@@ -46,12 +46,14 @@ def run(params: Params, dataset: str, workspace: Workspace, selection: Selection
     Raises:
         CellError: cells failed after all attempts; the sentence names them and their logs. The others are complete.
         DataError: the synthetic anomalies are not those of the plan.
+        WeightsError: pretrained weights are unavailable.
     """
     plan = Plan(params, dataset, workspace)
     sweep(workspace.runs(dataset))
     wanted = selection.of(plan.cells)
     todo = missing(wanted, workspace)
     _require_synthetic(plan, todo)
+    plan.require_weights((cell.category, cell.method) for cell in todo)
     failures: dict[Cell, Path] = {}
     with ThreadPoolExecutor(1) as aside:  # opening MLflow's database takes seconds, in which Ray and its workers start
         tracker = aside.submit(Tracker.connect, params, workspace)

@@ -72,6 +72,7 @@ def run(
     wanted, seconds = trials or params.tune.trials, timeout or params.tune.timeout
     todo = [search for search in searches if len(search.records()) < wanted]
     if todo:
+        plan.require_weights((category, params.tune.method) for category in chosen)
         with cluster.session(params.resources):
             for search in todo:
                 _run_trials(search, wanted, seconds, params, workspace, tracker)

@@ -124,6 +124,22 @@ class Plan:
         """See `trained`."""
         return list(self.trained)
 
+    def require_weights(self, wanted: Iterable[tuple[str, str]]) -> None:
+        """Make sure that pretrained weights can be loaded; see `clflow.features.backbone.require_weights`.
+
+        Args:
+            wanted: each a category and a method.
+
+        Raises:
+            ParameterError, WeightsError: a backbone or its weights are not there.
+        """
+        from clflow.features.backbone import require_weights
+        from clflow.features.weights import find_weights
+
+        models = [self.params.for_category(self.dataset, *each).model for each in wanted]
+        for backbone, weights in sorted({(model.backbone, model.weights) for model in models}):
+            require_weights(find_weights(backbone, weights))
+
     @cached_property
     def scored(self) -> dict[Cell, Inputs]:
         """The same for the scores of each cell."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import socket
-import time
 from pathlib import Path
 from typing import Any
 
@@ -52,17 +50,10 @@ def test_images_of_all_categories_are_checked_at_once(tmp_path: Path, source: Pa
         list(doctor._images(given, Workspace(tmp_path)))
 
 
-def test_a_hub_that_is_silent_costs_seconds_and_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(doctor, "_PATIENCE", 0.2)
-    monkeypatch.delenv("HF_HUB_OFFLINE")
+def test_weights_that_no_hub_gives_are_wrong(tmp_path: Path):
     given = params(tmp_path, tmp_path, model__backbone="resnet18.a1_in1k", model__weights="hub")
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        hub = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        monkeypatch.setenv("HF_ENDPOINT", hub)
-        start = time.monotonic()
-        with pytest.raises(WeightsError, match=f"resnet18.a1_in1k was not .*, and the hub {hub} does not answer"):
-            list(doctor._weights(given, Workspace(tmp_path)))
-        assert time.monotonic() - start < 30  # most of it imports
+    with pytest.raises(WeightsError, match=r"resnet18\.a1_in1k was .*, and the model hub .* does not"):
+        list(doctor._weights(given, Workspace(tmp_path)))
 
 
 def test_a_workspace_is_not_made_and_must_be_writable(tmp_path: Path, source: Path):

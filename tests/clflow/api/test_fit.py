@@ -161,7 +161,8 @@ def test_the_default_backbone_gives_way_where_no_hub_answers_and_says_so(disc: P
     with pytest.warns(UserWarning, match=r"wide_resnet50_2.* tf_efficientnet_lite2 is used instead"):
         clflow.fit(disc, out=tmp_path / "out", params=small)
     assert json.loads((tmp_path / "out" / "config.json").read_text())["model"]["hidden_ratio"] == 1.0
-    with warnings.catch_warnings(), pytest.raises(clflow.ClflowError, match="could not load weights of resnet18"):
+    said = r"resnet18\.tv_in1k was not downloaded before"
+    with warnings.catch_warnings(), pytest.raises(clflow.ClflowError, match=said):
         warnings.simplefilter("error")
         clflow.fit(disc, params=small | {"model": {"backbone": "resnet18.tv_in1k"}})
 

@@ -130,9 +130,9 @@ def test_unreachable_hub_is_an_error_and_not_random_weights(tmp_path: Path, monk
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setenv("CLFLOW_CACHE", str(tmp_path / "cache"))
     weights = find_weights("resnet18.tv_in1k", "hub")
-    with pytest.raises(WeightsError, match="the model hub"):
+    with pytest.raises(WeightsError, match="was not downloaded before, and the model hub"):
         Backbone(weights, (8,))
-    with pytest.raises(WeightsError, match="the model hub"):
+    with pytest.raises(WeightsError, match="was not downloaded before, and the model hub"):
         weights_identity(weights)
     assert not (tmp_path / "cache").exists()
 

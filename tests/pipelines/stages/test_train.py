@@ -15,8 +15,9 @@ import psutil
 import pytest
 
 from clflow.config.params import Params, load
-from clflow.errors import CellError, ClflowError
-from clflow.files import read_json
+from clflow.errors import CellError, ClflowError, WeightsError
+from clflow.features.zoo import import_timm
+from clflow.files import read_json, write_json
 from pipelines.stages import fetch, synthesize, train
 from pipelines.tracking.tracker import Tracker
 from pipelines.workspace.cells import MARKER, Cell, Selection
@@ -184,6 +185,18 @@ def test_too_few_resources_is_one_sentence(workspace: Workspace, tiny_source: Pa
     params = changed(workspace, tiny_source, resources__cpus_per_worker=1000)
     with pytest.raises(ClflowError, match=r"one cell needs 1 x .*1000.*resources\.workers_per_cell"):
         train.run(params, "folder", workspace)
+
+
+def test_weights_that_are_not_here_any_more_are_told_before_a_worker_is_started(
+    workspace: Workspace, tiny_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("CLFLOW_CACHE", str(tmp_path / "cache"))
+    record = tmp_path / "cache" / "weights" / f"resnet18.a1_in1k-timm-{import_timm().__version__}.json"
+    write_json(record, {"digest": "of an earlier plan"})
+    params = one_cell(workspace, tiny_source, model__backbone="resnet18.a1_in1k", model__weights="hub")
+    with pytest.raises(WeightsError, match=r"resnet18\.a1_in1k was not downloaded before"):
+        train.run(params, "folder", workspace)
+    assert not logs(workspace)
 
 
 def test_parameters_change_the_keys_of_those_methods_that_read_them(workspace: Workspace, tiny_source: Path):
