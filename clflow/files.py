@@ -34,7 +34,9 @@ def require_writable(folder: Path, option: str) -> Path:
         ClflowError: it cannot be written, or is a file.
     """
     existing = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
-    if not (existing.is_dir() and os.access(existing, os.W_OK)):
+    if not existing.is_dir():
+        raise ClflowError(f"{existing} is no folder; name another {option}.")
+    if not os.access(existing, os.W_OK):
         raise ClflowError(f"{existing} cannot be written; correct its permissions, or name another {option}.")
     return existing
 

@@ -93,8 +93,8 @@ def test_a_workspace_that_cannot_be_one_is_one_sentence(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     for params, workspace, sentence in (
-        (folder / "tiny.yaml", folder / "tiny.yaml", f"{folder}/tiny.yaml cannot be written; correct its permissions,"),
-        (folder / "tiny.yaml", folder / "tiny.yaml" / "run", f"{folder}/tiny.yaml cannot be written; correct its"),
+        (folder / "tiny.yaml", folder / "tiny.yaml", f"{folder}/tiny.yaml is no folder; name another --workspace."),
+        (folder / "tiny.yaml", folder / "tiny.yaml" / "run", f"{folder}/tiny.yaml is no folder; name another"),
         (folder, folder / "run", f"{folder} is a folder; name a parameter file in it."),
     ):
         options = "benchmark", "--params", str(params), "--workspace", str(workspace)

@@ -62,5 +62,5 @@ def test_a_workspace_is_not_made_and_must_be_writable(tmp_path: Path, source: Pa
     assert "which the first run makes" in next(doctor._tracking(given, workspace))
     assert not (tmp_path / "new").exists()
     (tmp_path / "new").touch()
-    with pytest.raises(doctor.ClflowError, match=r"new cannot be written; .* name another --workspace"):
+    with pytest.raises(doctor.ClflowError, match=r"new is no folder; name another --workspace"):
         next(doctor._paths(given, workspace))
