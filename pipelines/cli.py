@@ -355,11 +355,18 @@ def serve(
 def drift(
     folder: Annotated[Path, typer.Argument(help="A folder watch/, of a prediction or of the workspace that serves.")],
     as_json: AsJson = False,
+    confirmed: Annotated[
+        Path | None,
+        typer.Option("--accept", help="Instead: make the images of this folder watch/, which are good, references."),
+    ] = None,
     params: ParamsFile = DEFAULT,
 ) -> None:
-    """Test whether recent scores have moved from those of training. Exit code 1 if any category has."""
+    """Test whether recent scores have moved from those of good images. Exit code 1 if any category has."""
     from pipelines.inference import drift as verb
 
+    if confirmed is not None:
+        verb.accept(folder, confirmed)
+        return
     loaded, _ = _load(params)
     raise typer.Exit(1 if verb.run(folder, loaded.watching, as_json) else 0)
 

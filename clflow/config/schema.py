@@ -335,7 +335,9 @@ class Serving(Section):
 
 
 class Watching(Section):
-    """Drift: the last ``window`` scores of a category are compared with training's, at significance ``alpha``."""
+    """Drift: the last ``window`` images of a category are compared with good ones. The chance of any false alarm in
+    ``looks`` calls together is ``alpha``."""
 
     window: Count
     alpha: Fraction
+    looks: Count

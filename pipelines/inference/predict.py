@@ -103,9 +103,11 @@ def run(
     with outputs.replace(command) as folder:
         table = _predict(judge, root, paths, {name: folder / HEAT_MAPS / picture for name, picture in pictures.items()})
         path = folder / table_name
+        contents = table.pop("content")
         table.to_csv(path, index=False) if table_format == "csv" else table.to_parquet(path, index=False)
     path = out / table_name
-    watch.record(out / watch.FOLDER, model, table["image_score"].dropna().tolist())
+    scores = {known: score for known, score in zip(contents, table["image_score"], strict=True) if known}
+    watch.record(out / watch.FOLDER, model, scores)
 
     unread = table.loc[table["error"] != ""]
     given = "" if threshold is None and false_alarm_rate is None else f", in place of {stored:.4g}"
@@ -189,6 +191,7 @@ def _predict(judge: Judge, root: Path, paths: list[Path], heat_maps: dict[str, P
     def finish(scored: _Scored) -> dict[str, str | float | bool]:
         image = scored.image
         row = {"path": image.name, "image_score": scored.score, "threshold": thresholds.image}
+        row["content"] = "" if image.error else watch.content(image.pixels)
         if image.error:
             return {**row, "image_score": np.nan, "anomalous": True, "error": image.error}
         picture = open_rgb(root / image.name)  # again, for many at once would fill the memory

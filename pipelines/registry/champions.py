@@ -7,9 +7,7 @@ the champion changes, a registered model that is named after the category's serv
 
 from __future__ import annotations
 
-import getpass
 import os
-import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +25,7 @@ from pipelines.registry.evidence import FILE, Evidence
 from pipelines.registry.locate import CHAMPION, SCHEME, download
 from pipelines.tracking.runs import CELL_KEY, MODEL, RECORD, Runs
 from pipelines.tracking.server import reason
+from pipelines.workspace.person import person
 
 CHALLENGER = "challenger"
 """The alias of the version that was registered last and is not champion; and its verdict."""
@@ -231,15 +230,6 @@ class Registry:
 def number(version: ModelVersion) -> int:
     """The number of a version, for which MLflow's own database gives an int and its server a string."""
     return int(version.version)
-
-
-def person() -> str:
-    """Who promotes: user@host."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a container may run as a user without a name
-        user = f"uid{os.getuid()}"
-    return f"{user}@{socket.gethostname()}"
 
 
 def now() -> str:

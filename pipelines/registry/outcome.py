@@ -16,6 +16,7 @@ from clflow.rates import AT_THRESHOLD, RATES
 from pipelines.registry import champions
 from pipelines.registry.evidence import Evidence
 from pipelines.registry.gate import Judgement
+from pipelines.workspace.person import person
 
 UNCHANGED, REFUSED = "unchanged", "refused"
 
@@ -84,7 +85,7 @@ class Outcome:
             "clflow.gain": json.dumps(asdict(judgement.gain) if judgement.gain else None),
             "clflow.latency_ms": f"{judgement.latency_ms:.2f}",
             "clflow.machine": judgement.machine,
-            "clflow.promoted_by": champions.person(),
+            "clflow.promoted_by": person(),
             "clflow.promoted_at": champions.now(),
         }
 

@@ -71,7 +71,7 @@ class Scorer:
         device = best_device()
         self._champions = serve_from(device)
         self._watch = workspace.watch
-        self._scores: SimpleQueue[tuple[watch.Model, float]] = SimpleQueue()
+        self._scores: SimpleQueue[tuple[watch.Model, str, float]] = SimpleQueue()
         batching: Any = self._batch  # the decorator adds what its types do not show
         batching.set_max_batch_size(serving.batch)
         batching.set_batch_wait_timeout_s(serving.wait_ms / 1000)
@@ -93,7 +93,7 @@ class Scorer:
         except DataError as error:
             return Refusal(422, str(error))
         scored = await self._batch(_Job(champion, pixels))
-        self._scores.put((champion.watched, scored.score))
+        self._scores.put((champion.watched, watch.content(pixels), scored.score))
         picture = await asyncio.to_thread(_draw, champion, pixels, scored, size) if heat_map else None
         return Answer(
             champion.model, champion.version, scored.score, applied, scored.score > applied, scored.batch, picture
@@ -118,11 +118,11 @@ class Scorer:
 
     def _flush(self) -> None:
         """Add the scores since the last time to the files that are watched."""
-        fresh: dict[watch.Model, list[float]] = {}
+        fresh: dict[watch.Model, dict[str, float]] = {}
         try:
             while True:
-                model, value = self._scores.get_nowait()
-                fresh.setdefault(model, []).append(value)
+                model, content, value = self._scores.get_nowait()
+                fresh.setdefault(model, {})[content] = value
         except Empty:
             pass
         for model, scores in fresh.items():

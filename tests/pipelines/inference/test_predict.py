@@ -52,7 +52,9 @@ def test_scores_are_those_of_the_benchmark(trained: Trained, tmp_path: Path):
     (path,) = (tmp_path / "out" / "watch").glob("*.json")
     watch = Watch.read(path)
     assert (watch.model.category, watch.model.key) == ("disc", trained.cell("disc").key)
-    assert watch.recent == pytest.approx(table["image_score"].tolist())
+    assert list(watch.recent.values()) == pytest.approx(table["image_score"].tolist())
+    predict.run(str(trained.folder("disc")), str(trained.images / "disc" / "test"), tmp_path / "out", "csv")
+    assert Watch.read(path).statistics == watch.statistics  # an image counts once
     held_out = pd.read_csv(trained.folder("disc") / "held_out.csv")
     assert watch.model.reference == pytest.approx(held_out.loc[held_out["label"] == 0, "image_score"].tolist())
 

@@ -256,6 +256,7 @@ UNKEYED: list[tuple[tuple[str, ...], Any, set[str]]] = [
     (("serving", "megapixels"), 51.0, NOTHING),
     (("watching", "window"), 400, NOTHING),
     (("watching", "alpha"), 0.02, NOTHING),
+    (("watching", "looks"), 12, NOTHING),
     (("resources", "cluster"), "auto", NOTHING),
     (("resources", "storage"), "elsewhere", NOTHING),
     (("resources", "cpus_per_worker"), 2, NOTHING),
