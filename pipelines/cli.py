@@ -79,7 +79,7 @@ _log = logging.getLogger("pipelines.cli")
 
 _EXTRAS = {
     **dict.fromkeys(("ray", "pyarrow", "mlflow", "dvc", "optuna", "sklearn"), "workflow"),
-    **dict.fromkeys(("fastapi", "prometheus_client"), "serve"),
+    **dict.fromkeys(("fastapi", "fastapi_offline", "python_multipart", "prometheus_client"), "serve"),
 }
 """Packages that the extras of pyproject.toml bring, by the name that is imported."""
 

@@ -4,12 +4,15 @@
 import asyncio
 import base64
 import io
+from collections.abc import AsyncGenerator
+from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Any
 
-from fastapi import FastAPI, HTTPException, Query, Request, Response
+from fastapi import HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi_offline import FastAPIOffline
 from PIL import Image
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
@@ -17,23 +20,49 @@ from ray import serve
 from ray.exceptions import RayActorError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
 
 from clflow.config.schema import Serving
 from clflow.data.images import pixel_count
 from clflow.errors import DataError
-from pipelines.inference.serving.messages import Answer, Refusal, State
+from pipelines.inference.serving.messages import Answer, Asked, Refusal, State
 from pipelines.inference.serving.metrics import Metrics
 
 _PATIENCE = 3.0  # seconds for a scorer to say what it holds
 
-app = FastAPI(
-    title="clflow", description="Visual anomaly detection: an image in, its score, its verdict and its heat map out."
+# Its page at /docs brings its own scripts: FastAPI's loads them from another host.
+app = FastAPIOffline(
+    redoc_url=None,
+    title="clflow",
+    description="Visual anomaly detection: an image in, its score, its verdict and where it is anomalous out.",
 )
 
 
+class Index(BaseModel):
+    """What this is, and where to go on."""
+
+    service: str
+    dataset: str
+    categories: tuple[str, ...]
+    predict: str
+    docs: str
+
+
+class Region(BaseModel):
+    """Connected pixels above the pixel threshold: bounding box and area in pixels of the image, and highest score."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+    area: int
+    peak: float
+
+
 class Prediction(BaseModel):
-    """The judgement of an image at the threshold that was applied; ``heat_map`` is a PNG in base64, null if it was not
-    asked for."""
+    """The judgement of an image at the threshold that was applied. What was not asked for is null: ``heat_map``, a PNG
+    in base64; ``regions``, the highest peak first; and ``raw_map``, the score map as a NumPy file in base64."""
 
     dataset: str
     category: str
@@ -42,7 +71,10 @@ class Prediction(BaseModel):
     score: float
     threshold: float
     anomalous: bool
+    pixel_threshold: float
     heat_map: str | None
+    regions: list[Region] | None
+    raw_map: str | None
 
 
 class Served(BaseModel):
@@ -70,12 +102,14 @@ def _problems(sentences: dict[int, str]) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": Problem, "description": sentence} for status, sentence in sentences.items()}
 
 
-_BODY = {"content": {"image/*": {"schema": {"type": "string", "format": "binary"}}}, "required": True}
+_FILE = {"type": "string", "format": "binary"}
+_FORM = {"type": "object", "properties": {"image": _FILE}, "required": ["image"]}
+_BODY = {"content": {"image/*": {"schema": _FILE}, "multipart/form-data": {"schema": _FORM}}, "required": True}
 _REFUSALS = _problems(
     {
         404: "The category is not served.",
         413: "The body or the image is too large.",
-        415: "The body is no image of a known format.",
+        415: "The body is no image of a known format, or a form without exactly one file.",
         422: "The image is damaged, or a parameter is wrong.",
         503: "Not ready yet, or not for a moment.",
     }
@@ -106,27 +140,30 @@ class Gateway:
         self._was_ready = False
         self._metrics = Metrics(dataset)
 
+    @app.get("/")
+    async def index(self) -> Index:
+        """What is served."""
+        return Index(
+            service="clflow",
+            dataset=self._dataset,
+            categories=self._categories,
+            predict="POST /predict/{category}",
+            docs="/docs",
+        )
+
     @app.post("/predict/{category}", openapi_extra={"requestBody": _BODY}, responses=_REFUSALS)
-    async def predict(
-        self,
-        category: str,
-        request: Request,
-        heat_map: Annotated[bool, Query(alias="map")] = False,
-        threshold: Annotated[float | None, Query(allow_inf_nan=False)] = None,
-        false_alarm_rate: Annotated[float | None, Query(gt=0, lt=1)] = None,
-    ) -> Prediction:
-        """Score an image: PNG, JPEG, BMP, TIFF or WebP as the raw body. ``map=true`` adds its heat map, and
-        ``threshold=<score>`` judges it at this threshold of the image score instead of the stored one, as does
-        ``false_alarm_rate=<rate>`` at the one that keeps this rate on normal images."""
+    async def predict(self, category: str, request: Request, asked: Annotated[Asked, Query()]) -> Prediction:
+        """Score an image: PNG, JPEG, BMP, TIFF or WebP as the raw body, or as the only file of a form."""
         known = category in self._categories
         with self._metrics.request(category if known else "unknown"):
             if not known:
                 raise HTTPException(404, f"{category!r} is not served; there are {', '.join(self._categories)}.")
             await self._require_ready()
-            body = await self._body(request)
-            self._check(body)
-            answer = await self._answer(category, body, heat_map, threshold, false_alarm_rate)
+            image = await self._image(request)
+            self._check(image)
+            answer = await self._answer(category, image, asked)
         self._metrics.answer(category, answer)
+        regions = answer.added.regions
         return Prediction(
             dataset=self._dataset,
             category=category,
@@ -135,7 +172,10 @@ class Gateway:
             score=answer.score,
             threshold=answer.threshold,
             anomalous=answer.anomalous,
-            heat_map=None if answer.heat_map is None else base64.b64encode(answer.heat_map).decode(),
+            pixel_threshold=answer.pixel_threshold,
+            heat_map=_text(answer.added.heat_map),
+            regions=None if regions is None else [Region(**asdict(region)) for region in regions],
+            raw_map=_text(answer.added.raw_map),
         )
 
     @app.get("/models", responses=_NOT_READY)
@@ -196,6 +236,24 @@ class Gateway:
                 raise too_large
         return bytes(body)
 
+    async def _image(self, request: Request) -> bytes:
+        """The image file of a request."""
+        body = await self._body(request)
+        if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+            return body
+
+        async def parts() -> AsyncGenerator[bytes]:
+            yield body
+
+        try:
+            form = await MultiPartParser(request.headers, parts()).parse()
+        except MultiPartException as error:
+            raise HTTPException(415, f"the form cannot be read ({error.message}); send it again.") from None
+        files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
+        if len(files) != 1:
+            raise HTTPException(415, f"the form holds {len(files)} files; send one image, as curl -F image=@part.png.")
+        return await files[0].read()
+
     def _check(self, body: bytes) -> None:
         """Look at an image's header: decoding it could fill the memory."""
         try:
@@ -209,11 +267,16 @@ class Gateway:
                 "(serving.megapixels).",
             )
 
-    async def _answer(self, category: str, body: bytes, heat_map: bool, *limit: float | None) -> Answer:
+    async def _answer(self, category: str, body: bytes, asked: Asked) -> Answer:
         try:
-            answer: Answer | Refusal = await self._scorer.score.remote(category, body, heat_map, *limit)
+            answer: Answer | Refusal = await self._scorer.score.remote(category, body, asked)
         except (RayActorError, RayServeException):
             raise HTTPException(503, "the scorer was lost while it worked on this image; try again.") from None
         if isinstance(answer, Refusal):
             raise HTTPException(answer.status, answer.detail)
         return answer
+
+
+def _text(content: bytes | None) -> str | None:
+    """A file in base64."""
+    return None if content is None else base64.b64encode(content).decode()

@@ -17,15 +17,17 @@ from PIL import Image
 from ray import serve
 
 from clflow import heatmap
+from clflow.calibration import Thresholds
 from clflow.config.schema import Serving
 from clflow.data.images import open_rgb, resize_to_square
 from clflow.errors import DataError
 from clflow.heatmap import Picture
 from clflow.judge import best_device
+from clflow.regions import find_regions
 from clflow.score import upsample
 from pipelines.inference import watch
 from pipelines.inference.serving.champions import Champion, Served, score
-from pipelines.inference.serving.messages import Answer, Refusal, State
+from pipelines.inference.serving.messages import Added, Answer, Asked, Refusal, State
 from pipelines.workspace.paths import Workspace
 
 _FLUSH_SECONDS = 5.0
@@ -79,24 +81,28 @@ class Scorer:
         self._repeat(self._champions.refresh, serving.poll_seconds)
         self._repeat(self._flush, _FLUSH_SECONDS)
 
-    async def score(
-        self, category: str, body: bytes, heat_map: bool, threshold: float | None, false_alarm_rate: float | None
-    ) -> Answer | Refusal:
+    async def score(self, category: str, body: bytes, asked: Asked) -> Answer | Refusal:
         """Judge an image file by the champion of its category, at its stored threshold unless another is asked for."""
         champion = self._champions.of(category)
         if champion is None:
             return Refusal(503, f"the champion of {category} is not loaded; GET /models says why.")
         detector = champion.detector
         try:
-            applied = detector.thresholds.image_at(threshold, false_alarm_rate)
+            applied = detector.thresholds.image_at(asked.threshold, asked.false_alarm_rate)
             pixels, size = await asyncio.to_thread(_decode, body, detector.image_size)
         except DataError as error:
             return Refusal(422, str(error))
         scored = await self._batch(_Job(champion, pixels))
         self._scores.put((champion.watched, watch.content(pixels), scored.score))
-        picture = await asyncio.to_thread(_draw, champion, pixels, scored, size) if heat_map else None
         return Answer(
-            champion.model, champion.version, scored.score, applied, scored.score > applied, scored.batch, picture
+            model=champion.model,
+            version=champion.version,
+            score=scored.score,
+            threshold=applied,
+            anomalous=scored.score > applied,
+            pixel_threshold=detector.thresholds.pixel,
+            batch=scored.batch,
+            added=await asyncio.to_thread(_add, asked, detector.thresholds, pixels, scored.score_map, size),
         )
 
     def state(self) -> dict[str, State]:
@@ -143,11 +149,19 @@ def _decode(body: bytes, side: int) -> tuple[Picture, tuple[int, int]]:
     return resize_to_square(image, side), image.size
 
 
-def _draw(champion: Champion, pixels: Picture, scored: _Scored, size: tuple[int, int]) -> bytes:
-    """The heat map as PNG."""
-    thresholds = champion.detector.thresholds
-    score_map = upsample(scored.score_map[None], len(pixels))[0]
-    overlay = heatmap.overlay(pixels, score_map, thresholds.median_pixel_score, thresholds.pixel)
-    file = io.BytesIO()
-    heatmap.restore_aspect(overlay, *size).save(file, format="PNG")
-    return file.getvalue()
+def _add(asked: Asked, thresholds: Thresholds, pixels: Picture, score_map: np.ndarray, size: tuple[int, int]) -> Added:
+    """What is asked for, of an image as the detector sees it, its score map, and its own width and height."""
+    if not (asked.heat_map or asked.regions or asked.raw_map):
+        return Added()
+    whole = upsample(score_map[None], len(pixels))[0]
+    picture, raw = io.BytesIO(), io.BytesIO()
+    if asked.heat_map:
+        overlay = heatmap.overlay(pixels, whole, thresholds.median_pixel_score, thresholds.pixel)
+        heatmap.restore_aspect(overlay, *size).save(picture, format="PNG")
+    if asked.raw_map:
+        np.save(raw, score_map.astype(np.float32), allow_pickle=False)
+    return Added(
+        picture.getvalue() if asked.heat_map else None,
+        tuple(find_regions(whole, thresholds.pixel, size)) if asked.regions else None,
+        raw.getvalue() if asked.raw_map else None,
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from clflow.data.images import open_rgb, resize_to_square
 from clflow.errors import ClflowError
 from clflow.methods.loading import load_detector
+from clflow.regions import find_regions
+from clflow.score import upsample
 from pipelines.inference import serve
 from pipelines.inference.watch import Model, Watch
 from pipelines.registry.locate import CHAMPION, registered_name
@@ -129,6 +132,34 @@ def test_heat_map_comes_when_it_is_asked_for(endpoint: Endpoint):
     assert (pixels.max(axis=2) - pixels.min(axis=2)).max() > 100
 
 
+def test_form_is_taken_like_a_raw_body(endpoint: Endpoint):
+    image, url = defect(endpoint.trained), f"{endpoint.url}/predict/disc"
+    sent = requests.post(url, files={"image": ("part.png", image, "image/png")}, timeout=60)
+    assert sent.status_code == 200, sent.text
+    assert sent.json()["score"] == pytest.approx(endpoint.post("disc", image).json()["score"], rel=1e-5)
+    for refused, words in (
+        (requests.post(url, files={"a": image, "b": image}, timeout=60), "holds 2 files; send one image"),
+        (requests.post(url, files={"image": ("part.png", b"no image")}, timeout=60), "not BMP, JPEG, PNG"),
+        (requests.post(url, image, headers={"content-type": "multipart/form-data"}, timeout=60), "cannot be read"),
+        (requests.post(url, files={"image": bytes(1_000_001)}, timeout=60), "larger than 1 MB"),
+    ):
+        assert words in refused.json()["detail"] and refused.status_code in (413, 415)
+
+
+def test_regions_and_raw_map_come_when_they_are_asked_for(endpoint: Endpoint):
+    file = io.BytesIO()
+    with Image.open(io.BytesIO(defect(endpoint.trained))) as square:
+        square.resize((300, 600)).save(file, "PNG")
+    answer = endpoint.post("disc", file.getvalue(), "?regions=true&raw_map=true").json()
+    assert answer["heat_map"] is None
+    score_map = np.load(io.BytesIO(base64.b64decode(answer["raw_map"])), allow_pickle=False)
+    assert score_map.dtype == np.float32 and score_map.ndim == 2
+    limits = load_detector(endpoint.trained.folder("disc")).thresholds
+    assert answer["pixel_threshold"] == pytest.approx(limits.pixel)
+    expected = find_regions(upsample(score_map[None], tiny.SIZE)[0], limits.pixel, (300, 600))
+    assert answer["regions"] == [pytest.approx(asdict(region)) for region in expected]
+
+
 def test_threshold_of_a_request_is_applied_and_told(endpoint: Endpoint):
     image = defect(endpoint.trained)
     stored = endpoint.post("disc", image).json()
@@ -143,6 +174,10 @@ def test_threshold_of_a_request_is_applied_and_told(endpoint: Endpoint):
 
 
 def test_what_is_served_and_how_it_is(endpoint: Endpoint):
+    assert endpoint.get("/").json() == {
+        **{"service": "clflow", "dataset": "folder", "categories": list(tiny.CATEGORIES)},
+        **{"predict": "POST /predict/{category}", "docs": "/docs"},
+    }
     assert endpoint.get("/health").json() == {"status": "alive"}
     assert endpoint.get("/ready").json() == {"status": "ready"}
     models = endpoint.get("/models").json()
@@ -188,7 +223,7 @@ def test_bad_input_is_one_sentence(
 
 def test_schema_is_complete(endpoint: Endpoint):
     schema = endpoint.get("/openapi.json").json()
-    assert set(schema["paths"]) == {"/predict/{category}", "/models", "/health", "/ready", "/metrics"}
+    assert set(schema["paths"]) == {"/", "/predict/{category}", "/models", "/health", "/ready", "/metrics"}
     post = schema["paths"]["/predict/{category}"]["post"]
     assert post["requestBody"]["required"]
     assert set(post["responses"]) == {"200", "404", "413", "415", "422", "503"}
@@ -198,7 +233,19 @@ def test_schema_is_complete(endpoint: Endpoint):
     assert models.pop("200").endswith("/Prediction")
     assert {name.rpartition("/")[2] for name in models.values()} == {"Problem"}
     assert set(schema["components"]["schemas"]["Prediction"]["required"]) >= {"score", "threshold", "anomalous"}
-    assert "/openapi.json" in endpoint.get("/docs").text
+    assert set(post["requestBody"]["content"]) == {"image/*", "multipart/form-data"}
+    assert {parameter["name"] for parameter in post["parameters"]} == {
+        *("category", "map", "regions", "raw_map", "threshold", "false_alarm_rate")
+    }
+
+
+def test_page_of_the_api_needs_no_network(endpoint: Endpoint):
+    page = endpoint.get("/docs").text
+    assert "/openapi.json" in page
+    loaded = re.findall(r'(?:src|href)="([^"]+)"', page)
+    assert len(loaded) == 3 and not [address for address in loaded if "://" in address]
+    for address in loaded:
+        assert len(endpoint.get(address).content) > 1000
 
 
 def test_metrics_count_what_happened(endpoint: Endpoint):
