@@ -39,6 +39,7 @@ class Backbone(nn.Module):
 
     def __init__(self, weights: Weights, strides: tuple[int, ...]):
         super().__init__()
+        self.name = weights.backbone
         self.net = pretrained_model(weights)
         self._digest = _digest(self.net)
         levels = {info["reduction"]: index for index, info in enumerate(self.net.feature_info)}

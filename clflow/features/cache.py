@@ -33,7 +33,8 @@ class FeatureCache:
         self.folder, self.budget = folder, int(budget_gb * 1e9)
         self.features, self.device = features, device
         code = code_of(__name__)
-        self._identity = [weights, *features.identity, code.files, code.libraries]
+        backbone = features.backbone.name  # the same weights may fit several
+        self._identity = [backbone, weights, *features.identity, code.files, code.libraries]
         folder.mkdir(parents=True, exist_ok=True)
 
     def get(self, content: object, paths: Sequence[Path], size: int) -> np.ndarray:

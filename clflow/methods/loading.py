@@ -41,7 +41,8 @@ def load_detector(folder: Path, shared: Iterable[Features] = ()) -> Detector:
         raise DataError(f"{folder} holds no whole trained detector ({error}); train or copy it again.") from None
     model, digest = Model.model_validate_json(json.dumps(config["model"])), config["backbone_digest"]
     method = find_method(config["method"])
-    fitting = (f for f in shared if list(f.identity) == config["features"] and f.backbone.digest() == digest)
+    wanted = config["features"], model.backbone, digest
+    fitting = (f for f in shared if (list(f.identity), f.backbone.name, f.backbone.digest()) == wanted)
     features = next(fitting, None) or method.features(find_weights(model.backbone, model.weights), model)
     if list(features.identity) != config["features"]:
         raise DataError(

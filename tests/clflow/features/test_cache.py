@@ -16,8 +16,10 @@ import torch
 from PIL import Image
 
 from clflow.errors import DataError
+from clflow.features.backbone import Backbone, weights_identity
 from clflow.features.cache import FeatureCache
 from clflow.features.extraction import FeatureGrid
+from clflow.features.weights import Weights, find_weights
 from clflow.files import TEMPORARY
 
 _KILLED = """
@@ -91,6 +93,17 @@ def test_other_content_size_features_or_weights_are_another_entry(
     pooled = FeatureGrid(grid.backbone, grid.grid, pool=3)
     assert len(cache_in(tmp_path / "cache", pooled).get("one", images[:2], 64)) == 2
     assert len(cache.get("one", images[:2], 64)) == 3
+
+
+def test_same_weights_in_another_network_are_another_entry(grid: FeatureGrid, images: list[Path], tmp_path: Path):
+    """Without ``tf_``, timm pads otherwise."""
+    weights = find_weights("tf_efficientnet_lite0", "offline")
+    other = FeatureGrid(
+        Backbone(Weights("efficientnet_lite0", weights.file), grid.backbone.strides), grid.grid, grid.pool
+    )
+    identity = weights_identity(weights)
+    first, second = (cache_in(tmp_path, seen, weights=identity).get("one", images, 64) for seen in (grid, other))
+    assert not np.allclose(first, second)
 
 
 def test_least_recently_used_entry_makes_room(grid: FeatureGrid, images: list[Path], tmp_path: Path):
