@@ -1,4 +1,4 @@
-"""Provenance of code: our modules that a module imports, and the versions of libraries."""
+"""Provenance of code: modules of clflow or of a plug-in that a module imports, and the versions of libraries."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from importlib.util import find_spec, resolve_name
 from pathlib import Path
 
 from clflow.files import fingerprint
@@ -19,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 _PACKAGES = ("clflow", "pipelines")
 
 # They raise, read, write, or pass on, but compute nothing. All else that is imported counts.
-_TRANSPORT_MODULES = {"clflow.errors", "clflow.files", "clflow.prefetch", "clflow.provenance"}
+_TRANSPORT_MODULES = {"clflow.errors", "clflow.files", "clflow.plugins", "clflow.prefetch", "clflow.provenance"}
 _TRANSPORT_LIBRARIES = {"filelock", "pandas", "pydantic", "pydantic_core", "requests", "ruamel", "safetensors"}
 
 
@@ -28,7 +29,7 @@ class Code:
     """Code that determines a result.
 
     Attributes:
-        files: path below `ROOT` to the SHA-256 of what the module does: its syntax tree without docstrings.
+        files: ``package/module.py`` to the SHA-256 of what the module does: its syntax tree without docstrings.
         libraries: distribution to version, without a local part such as ``+cpu``.
     """
 
@@ -38,38 +39,39 @@ class Code:
 
 @cache
 def code_of(*modules: str) -> Code:
-    """The code of some of our modules (``clflow.model.flow``) and of all that they import, at any depth.
+    """The code of some modules (``clflow.model.flow``) and of all that they import, at any depth.
 
-    It is read once per process, as Python itself does.
+    What is in our packages, or in a package of one of the named modules, is followed; of all else, the version counts.
+    Modules are read once per process, as Python itself does, and not imported.
 
     An import that is for type checkers only does not count, nor does a package whose module is imported, unless a
     name is taken from the package itself.
 
     Raises:
-        ModuleNotFoundError: one of the modules is none of ours.
+        ModuleNotFoundError: one of the modules is not there.
     """
     files: dict[str, str] = {}
     others: set[str] = set()
+    followed = {*_PACKAGES, *map(_package, modules)}
     todo, seen = [*modules], set(_TRANSPORT_MODULES)
     while todo:
         name = todo.pop()
         if name in seen:
             continue
         seen.add(name)
-        path = _file(name)
-        if path is None:
-            raise ModuleNotFoundError(f"{name} is no module below {ROOT}")
-        module = _read(path)
-        files[path.relative_to(ROOT).as_posix()] = module.sha256
+        file = _file(name)
+        if file is None:
+            raise ModuleNotFoundError(f"there is no source of module {name}")
+        module = _read(file.path, name if file.path.name == "__init__.py" else name.rpartition(".")[0])
+        files[file.name] = module.sha256
         for imported in module.imports:
-            if imported.split(".")[0] not in _PACKAGES:
-                others.add(imported.split(".")[0])
-            elif _file(imported) is not None:
-                todo.append(imported)
-            else:  # a name of a module
-                todo.append(imported.rpartition(".")[0])
+            if _package(imported) not in followed:
+                others.add(_package(imported))
+            else:  # a module, or a name of one; what has no source, such as compiled code, has a version
+                places = imported, imported.rpartition(".")[0] or imported
+                todo += [place for place in places if _file(place) is not None][:1]
     others -= {*sys.stdlib_module_names, *_TRANSPORT_LIBRARIES}
-    distributions = sorted({_distribution(name) for name in others})
+    distributions = sorted({distribution(name) for name in others})
     return Code(dict(sorted(files.items())), {name: _version(name) for name in distributions})
 
 
@@ -89,10 +91,10 @@ class _Module:
 
 
 @cache
-def _read(path: Path) -> _Module:
-    """What a file does and imports."""
+def _read(path: Path, package: str) -> _Module:
+    """What a file of a package does and imports."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    imports = frozenset(_imports(tree))
+    imports = frozenset(_imports(tree, package))
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             # Strings that stand alone are docstrings; they do nothing.
@@ -104,7 +106,7 @@ def _is_string(node: ast.stmt) -> bool:
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
-def _imports(tree: ast.AST) -> Iterator[str]:
+def _imports(tree: ast.AST, package: str) -> Iterator[str]:
     """Dotted names of what is imported anywhere, but for what only type checkers see."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
@@ -112,21 +114,46 @@ def _imports(tree: ast.AST) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.module is not None and node.level == 0, "imports are absolute"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-        yield from _imports(node)
+            module = resolve_name("." * node.level + (node.module or ""), package)
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+        yield from _imports(node, package)
 
 
-def _file(module: str) -> Path | None:
-    path = ROOT / module.replace(".", "/")
-    for file in (path.with_suffix(".py"), path / "__init__.py"):
-        if file.is_file():
-            return file
+def _package(module: str) -> str:
+    return module.partition(".")[0]
+
+
+@dataclass(frozen=True)
+class _File:
+    name: str  # below the folder that holds the package
+    path: Path
+
+
+def _file(module: str) -> _File | None:
+    """The source of a module, if there is any; nothing is imported."""
+    for top in _tops(_package(module)):
+        for end in (".py", "/__init__.py"):
+            path = Path(f"{top.joinpath(*module.split('.')[1:])}{end}")
+            if path.is_file():
+                return _File(module.replace(".", "/") + end, path)
     return None
 
 
+def _tops(package: str) -> list[Path]:
+    """Where a package is, without the ending of a file; parts of a package without a file of its own may be apart."""
+    if package in _PACKAGES:
+        return [ROOT / package]
+    spec = find_spec(package)
+    if spec is None:
+        return []
+    if spec.submodule_search_locations is not None:
+        return [Path(location) for location in spec.submodule_search_locations]
+    return [Path(spec.origin).with_suffix("")] if spec.has_location and spec.origin else []
+
+
 @cache
-def _distribution(module: str) -> str:
+def distribution(module: str) -> str:
+    """Name of the distribution that a module of the top level comes with; of the module, if there is none."""
     return min(_distributions().get(module, [module]))
 
 

@@ -20,6 +20,7 @@ from clflow.data.layout import scan
 from clflow.data.manifest import FILE, read_manifest
 from clflow.errors import ClflowError, DataError
 from clflow.files import cache_folder, require_writable
+from clflow.plugins import GROUPS, installed
 from pipelines.workspace.names import require_known
 from pipelines.workspace.paths import Workspace
 
@@ -38,6 +39,7 @@ def examine(params: Params, workspace: Workspace) -> int:
         ("resources", _resources),
         ("paths", _paths),
         ("names", _names),
+        ("plug-ins", _plugins),
         ("weights", _weights),
         ("datasets", _datasets),
         ("images", _images),
@@ -87,6 +89,17 @@ def _paths(params: Params, workspace: Workspace) -> Iterator[str]:
 def _names(params: Params, workspace: Workspace) -> Iterator[str]:
     require_known(params)
     yield f"methods {', '.join(params.benchmark.methods)}; datasets {', '.join(params.benchmark.datasets)}"
+
+
+def _plugins(params: Params, workspace: Workspace) -> Iterator[str]:
+    found: dict[str, list[str]] = {}
+    for group in GROUPS:
+        for entry in installed(group):
+            assert entry.dist is not None, "entry points belong to distributions"
+            what = f"{group.removeprefix('clflow.')} {entry.name}"
+            found.setdefault(f"{entry.dist.name} {entry.dist.version}", []).append(what)
+    for distribution, added in found.items():
+        yield f"{distribution} adds {', '.join(added)}"
 
 
 def _weights(params: Params, workspace: Workspace) -> Iterator[str]:

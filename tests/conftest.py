@@ -15,6 +15,8 @@ from hypothesis import settings
 
 from tests import tiny
 
+collect_ignore = ["plugin"]  # tests of the example, which run where it is installed
+
 # How long an example takes says more about who else computes here.
 settings.register_profile("shared machine", deadline=None)
 settings.load_profile("shared machine")

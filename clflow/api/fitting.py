@@ -18,7 +18,7 @@ import torch
 from clflow.api.detector import Detector, require_free
 from clflow.cell import CELL_FILE
 from clflow.config.layers import BASE, OFFLINE, Effective, Layer, anchored, lay, packaged, read_layers
-from clflow.config.params import PART_CATEGORY, PART_DATASET, Params, check, part_layer
+from clflow.config.params import PART_CATEGORY, PART_DATASET, Params, base_method, check, part_layer
 from clflow.config.schema import Model
 from clflow.data.checks import check_images
 from clflow.data.manifest import data_hash
@@ -32,6 +32,7 @@ from clflow.judge import Judge, best_device
 from clflow.methods.loading import open_features
 from clflow.methods.registry import find_method
 from clflow.model.detector import Detector as Trained
+from clflow.plugins import required
 from clflow.precision import training_arithmetic
 from clflow.synthesis.category import MARKER, synthesize_category
 from clflow.training.data import CategoryFiles, load_fit_data
@@ -172,6 +173,7 @@ def _record(task: _Task, synthetic: str) -> dict[str, Any]:
         "backbone": params.model.backbone,
         "weights": task.weights,
         "parameters": {name: params.value(name) for name in find_method(task.method).parameters},
+        "plugins": required(base_method(task.method), params.model.backbone),
     }
     cell = {
         "dataset": images.folder.name,

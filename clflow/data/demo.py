@@ -18,12 +18,10 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from clflow.data.catalogue import Counts, Entry
 from clflow.files import folder_atomically
 
 SEED = 0
-VERSION = 1
-"""To be raised whenever the pixels of the demo change."""
-
 SIZE = 256
 TRAIN, TEST_GOOD, TEST_DEFECTIVE = 60, 16, 8
 """Images per category; the last one is per kind of defect."""
@@ -49,7 +47,7 @@ _Damage = Callable[..., _Scene]
 """Takes a scene and a generator, returns the scene with a defect."""
 
 
-def render(category: str, folder: Path, seed: int) -> None:
+def render(category: str, folder: Path, seed: int = SEED) -> None:
     """Write one category ("weave", "gear" or "bolt") to ``folder``; the same seed gives the same pixels."""
     scene, defects = _CATEGORIES[category]
     images: list[tuple[str, _Damage | None]] = [(f"train/good/{k:03}", None) for k in range(TRAIN)]
@@ -392,3 +390,13 @@ _CATEGORIES: Mapping[str, tuple[type[_Scene], Mapping[str, _Damage]]] = {
     "gear": (_Gear, {"broken_tooth": _break_tooth, "extra_hole": _drill, "bore_off_centre": _shift_bore}),
     "bolt": (_Bolt, {"bent": _bend, "stripped_thread": _strip_thread, "round_head": _wrong_head}),
 }
+
+DEMO = Entry(
+    name="demo",
+    title="Three categories rendered on the spot (clflow/data/demo.py)",
+    licence="MIT, like this project",
+    licence_url="",
+    render=render,
+    normal="good",
+    counts=dict.fromkeys(_CATEGORIES, Counts(TRAIN, TEST_GOOD, 3 * TEST_DEFECTIVE)),
+)

@@ -10,7 +10,7 @@ import errno
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,15 +19,15 @@ import pandas as pd
 from filelock import FileLock
 
 from clflow.config.schema import Dataset
-from clflow.data import demo
 from clflow.data.archive import extract
-from clflow.data.catalogue import Archive, Entry, check_categories, find
+from clflow.data.catalogue import DATASETS, Archive, Entry, check_categories, find
 from clflow.data.checks import check_images
 from clflow.data.download import Progress, download
 from clflow.data.layout import scan
 from clflow.data.manifest import FILE, read_manifest, write_manifest
 from clflow.errors import DataError, ParameterError
 from clflow.files import TEMPORARY, file_sha256, fingerprint, read_json, write_json
+from clflow.provenance import Code, code_of
 
 _RECORD_VERSION = 1
 _NAMED = 3  # links of many
@@ -195,17 +195,18 @@ class _Source(Protocol):
 
 @dataclass
 class _Rendered:
-    where: str = "the demo"
+    """Images that code draws, anew whenever the code is another."""
+
+    where: str
+    render: Callable[[str, Path], None]
+    code: Code
 
     def origins(self, categories: Sequence[str]) -> dict[str, str]:
-        return {
-            category: fingerprint({"category": category, "seed": demo.SEED, "version": demo.VERSION})
-            for category in categories
-        }
+        return {category: fingerprint([category, self.code.files, self.code.libraries]) for category in categories}
 
     def place(self, categories: Sequence[str], folder: Path) -> None:
         for category in categories:
-            demo.render(category, folder / category, demo.SEED)
+            self.render(category, folder / category)
 
 
 @dataclass
@@ -271,10 +272,10 @@ def _source(
     name: str, entry: Entry, source: str | None, state: dict[str, Any], downloads: Path, progress: Progress | None
 ) -> _Source:
     archive = entry.archive
-    if entry.rendered:
+    if entry.render is not None:
         if source is not None:
             raise ParameterError(f"Dataset {name} is rendered; set data.{name}.source to null.")
-        return _Rendered()
+        return _Rendered(f"dataset {entry.name}", entry.render, code_of(DATASETS.module(entry.name)))
     if source is None:
         if archive is None:
             raise ParameterError(f"data.{name}.source must name the folder that holds your categories.")

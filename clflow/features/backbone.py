@@ -1,4 +1,5 @@
-"""The frozen, pretrained backbone: any timm model with spatial features, cut after the last stage that is used."""
+"""The frozen, pretrained backbone: any timm model with spatial features, or a network of a plug-in, cut after the last
+stage that is used."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from clflow.errors import ParameterError, WeightsError
 from clflow.features.hub import hub_answers, hub_or_cache
-from clflow.features.weights import Weights
+from clflow.features.weights import Weights, build_network
 from clflow.features.zoo import import_timm
 from clflow.files import cache_folder, file_sha256, read_json, write_json
 
@@ -158,13 +159,13 @@ def require_weights(weights: Weights) -> None:
 
 
 def pretrained_model(weights: Weights) -> Any:
-    """The whole timm model with every tensor loaded; only a classifier may be missing from a local file."""
+    """The whole network with every tensor loaded; only a classifier may be missing from a local file."""
     timm = import_timm()
+    model = None if weights.file is None else build_network(weights.backbone)
     try:
-        if weights.file is None:
+        if model is None:
             with hub_or_cache(weights.backbone):
                 return timm.create_model(weights.backbone, pretrained=True).eval()
-        model = timm.create_model(weights.backbone, pretrained=False)
         state = timm.models.load_state_dict(str(weights.file), weights_only=True)
         if "_conv_stem.weight" in state:
             state = _rename_efficientnet(state, model)

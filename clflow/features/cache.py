@@ -11,6 +11,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from clflow.features.extraction import Features
+from clflow.features.weights import backbone_modules
 from clflow.files import TEMPORARY, fingerprint, write_atomically
 from clflow.provenance import code_of
 from clflow.score import image_batches
@@ -32,8 +33,8 @@ class FeatureCache:
     def __init__(self, folder: Path, budget_gb: float, features: Features, weights: str, device: torch.device):
         self.folder, self.budget = folder, int(budget_gb * 1e9)
         self.features, self.device = features, device
-        code = code_of(__name__)
         backbone = features.backbone.name  # the same weights may fit several
+        code = code_of(__name__, type(features).__module__, *backbone_modules(backbone))
         self._identity = [backbone, weights, *features.identity, code.files, code.libraries]
         folder.mkdir(parents=True, exist_ok=True)
 

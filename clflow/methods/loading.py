@@ -20,6 +20,7 @@ from clflow.files import read_json
 from clflow.methods.protocol import Method
 from clflow.methods.registry import find_method
 from clflow.model.detector import CONFIG_FILE, WEIGHTS_FILE, Detector
+from clflow.plugins import require_installed
 
 
 def load_detector(folder: Path, shared: Iterable[Features] = ()) -> Detector:
@@ -31,7 +32,7 @@ def load_detector(folder: Path, shared: Iterable[Features] = ()) -> Detector:
 
     Raises:
         DataError: the folder holds no detector, a damaged one, or one of a version that saw or scored images otherwise.
-        ParameterError: its method needs a package that is not installed.
+        ParameterError: its method or its backbone needs a package that is not installed.
         WeightsError: the backbone's weights are missing or are not those of the training.
     """
     try:
@@ -40,6 +41,7 @@ def load_detector(folder: Path, shared: Iterable[Features] = ()) -> Detector:
     except (FileNotFoundError, json.JSONDecodeError, SafetensorError) as error:
         raise DataError(f"{folder} holds no whole trained detector ({error}); train or copy it again.") from None
     model, digest = Model.model_validate_json(json.dumps(config["model"])), config["backbone_digest"]
+    require_installed(config.get("plugins", {}), f"the detector in {folder}")
     method = find_method(config["method"])
     wanted = config["features"], model.backbone, digest
     fitting = (f for f in shared if (list(f.identity), f.backbone.name, f.backbone.digest()) == wanted)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import nn
 
@@ -16,6 +16,7 @@ from clflow.training.data import FitData
 from clflow.training.worker import Training, Worker
 
 
+@runtime_checkable
 class Method(Protocol):
     """Trains the detector of one cell."""
 

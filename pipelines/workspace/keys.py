@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from clflow.config.params import Params
+from clflow.config.params import Params, base_method
 from clflow.methods.registry import find_method, method_module
+from clflow.plugins import required
 from clflow.provenance import code_of
 
 _TRAINING = ("clflow.training.data", "clflow.training.outcome")
@@ -31,15 +32,17 @@ def training_inputs(params: Params, method: str, data: str, synthetic: str) -> I
     """
     # They import torch, which who only plans synthetic anomalies must not wait for.
     from clflow.features.backbone import weights_identity
-    from clflow.features.weights import find_weights
+    from clflow.features.weights import backbone_modules, find_weights
 
+    backbone = params.model.backbone
     return {
         "data": data,
         "synthetic": synthetic,
-        "backbone": params.model.backbone,
-        "weights": weights_identity(find_weights(params.model.backbone, params.model.weights)),
+        "backbone": backbone,
+        "weights": weights_identity(find_weights(backbone, params.model.weights)),
         "parameters": {name: params.value(name) for name in find_method(method).parameters},
-        **code_inputs(method_module(method), *_TRAINING),
+        "plugins": required(base_method(method), backbone),
+        **code_inputs(method_module(method), *backbone_modules(backbone), *_TRAINING),
     }
 
 

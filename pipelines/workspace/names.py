@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from clflow.config.params import Params, base_method
-from clflow.config.spelling import did_you_mean
 from clflow.data.catalogue import check_categories, find
-from clflow.errors import ParameterError
 from clflow.methods.registry import METHODS
 
 
@@ -27,7 +25,4 @@ def require_method(name: str) -> None:
     Raises:
         ParameterError: there is none; the sentence names the nearest one.
     """
-    method = base_method(name)
-    if method not in METHODS:
-        near = did_you_mean(method, METHODS) or f"; known are {', '.join(METHODS)}."
-        raise ParameterError(f"there is no method {method!r}{near}")
+    METHODS.require(base_method(name))

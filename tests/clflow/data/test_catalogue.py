@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from clflow.data.catalogue import CATALOGUE, check_categories, find
+from clflow.data.catalogue import DATASETS, check_categories, find
 from clflow.errors import ParameterError
 
 
@@ -16,8 +16,8 @@ def test_unknown_dataset_names_the_known_ones() -> None:
 
 
 def test_own_name_has_the_layout_that_it_states() -> None:
-    assert find("line3", "folder") is CATALOGUE["folder"]
-    assert find("small", "mvtec_ad") is CATALOGUE["mvtec_ad"]
+    assert find("line3", "folder") is find("folder")
+    assert find("small", "mvtec_ad") is find("mvtec_ad")
     with pytest.raises(ParameterError, match=r"data\.line3\.layout 'foldr' is unknown; did you mean 'folder'\?"):
         find("line3", "foldr")
 
@@ -41,7 +41,7 @@ def test_counts_add_up_to_the_published_totals() -> None:
 
 
 def test_archives_can_be_downloaded_and_verified() -> None:
-    archives = [entry.archive for entry in CATALOGUE.values() if entry.archive is not None]
+    archives = [entry.archive for entry in map(find, DATASETS.own) if entry.archive is not None]
     assert len(archives) == 2
     for archive in archives:
         assert all(url.startswith("https://") for url in archive.urls)

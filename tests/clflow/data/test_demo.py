@@ -8,7 +8,7 @@ from PIL import Image
 
 from clflow.data import demo
 from clflow.data.catalogue import find
-from clflow.data.layout import scan
+from clflow.testing import RenderedDatasetContract
 from tests.archives import sha256
 
 CATEGORIES = tuple(find("demo").counts)
@@ -25,16 +25,8 @@ def files(folder: Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): sha256(path) for path in folder.rglob("*.png")}
 
 
-def test_counts_are_those_of_the_catalogue(tmp_path: Path) -> None:
-    demo.render("bolt", tmp_path / "bolt", 0)
-    rows = scan(tmp_path, "bolt", "good", complete=True)
-    counts = find("demo").counts["bolt"]
-    kinds = list(zip(rows["split"], rows["label"], strict=True))
-    assert kinds.count(("train", 0)) == counts.train
-    assert kinds.count(("test", 0)) == counts.test_good
-    assert kinds.count(("test", 1)) == counts.test_defective
-    assert len(rows) == counts.train + counts.test_good + counts.test_defective
-    assert rows["sha256"].is_unique
+class TestDemo(RenderedDatasetContract):
+    name = "demo"
 
 
 @pytest.mark.usefixtures("small")
