@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -29,6 +30,9 @@ PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 GENERATED = re.compile(r"^(\[\[ \w+ \]\]$|::: )", re.MULTILINE)
 """Marks where the site puts generated text, see docs/hooks."""
 
+INCLUDED = re.compile(r'^--8<-- "(.+)"$', re.MULTILINE)
+"""Where the site puts a file of the project."""
+
 SHELL = ("cd", "cp", "curl", "export", "tail", ".")
 """Programs of which no option is checked."""
 
@@ -40,7 +44,7 @@ class Snippet:
     Attributes:
         page: where it stands.
         line: of its first line, from 1.
-        language: bash, python or yaml, the last for parts of params.yaml; text and mermaid are not checked.
+        language: bash, python, toml or yaml, the last for parts of params.yaml; text and mermaid are not checked.
         content: the code.
         runs: it follows a line ``<!-- run -->`` and is executed.
     """
@@ -68,7 +72,8 @@ def snippets(*languages: str) -> list[Snippet]:
         for token in tokens(page):
             if token.type == "fence" and (not languages or token.info in languages):
                 run = before.strip() == "<!-- run -->"
-                found.append(Snippet(page, token.map[0] + 2, token.info, token.content, run))
+                content = INCLUDED.sub(lambda file: (ROOT / file[1]).read_text(encoding="utf-8"), token.content)
+                found.append(Snippet(page, token.map[0] + 2, token.info, content, run))
             before = token.content
     return found
 
@@ -154,7 +159,12 @@ def test_there_are_commands_to_check():
 
 def test_no_snippet_is_unchecked():
     languages = {snippet.language for snippet in snippets()}
-    assert languages <= {"bash", "python", "yaml", "text", "mermaid"}
+    assert languages <= {"bash", "python", "toml", "yaml", "text", "mermaid"}
+
+
+@pytest.mark.parametrize("snippet", snippets("toml"), ids=str)
+def test_toml_can_be_read(snippet: Snippet):
+    assert tomllib.loads(snippet.content)
 
 
 @pytest.mark.parametrize("snippet", snippets("yaml"), ids=str)

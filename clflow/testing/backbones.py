@@ -40,6 +40,7 @@ class BackboneContract:
         return torch.rand(2, 3, *_SHAPE, generator=torch.Generator().manual_seed(0))
 
     def test_features_have_the_asked_strides(self, backbone: Backbone, images: torch.Tensor):
+        """Levels have the shapes that strides and channels say; they are finite and not constant."""
         expected = [
             (2, channels, _SHAPE[0] // stride, _SHAPE[1] // stride)
             for channels, stride in zip(backbone.channels, self.strides, strict=True)
@@ -49,11 +50,12 @@ class BackboneContract:
         assert all(level.isfinite().all() and level.std() > 0 for level in levels)
 
     def test_never_trains(self, backbone: Backbone):
+        """No parameter takes a gradient, and no module is in training mode."""
         assert not any(parameter.requires_grad for parameter in backbone.parameters())
         assert not any(module.training for module in backbone.train().modules())
 
     def test_weights_are_those_of_the_package(self, backbone: Backbone, weights: Weights):
-        """What is not loaded would be random, and so another each time."""
+        """All are loaded: what is not would be random, and so another each time."""
         assert weights.file is not None
         assert weights_identity(weights) == f"file:{file_sha256(weights.file)}"
         assert Backbone(weights, self.strides).digest() == backbone.digest()
@@ -61,6 +63,7 @@ class BackboneContract:
     def test_cut_network_gives_the_features_of_the_whole(
         self, backbone: Backbone, weights: Weights, images: torch.Tensor
     ):
+        """Cutting it after the last level and folding its batch norms changes features by rounding alone."""
         with torch.no_grad():
             expected = pretrained_model(weights).forward_intermediates(
                 (images - backbone.mean) / backbone.std, indices=backbone.levels, intermediates_only=True
@@ -69,10 +72,12 @@ class BackboneContract:
             torch.testing.assert_close(found, level, rtol=0, atol=1e-4 * float(level.abs().max()))
 
     def test_an_image_is_seen_alone(self, backbone: Backbone, images: torch.Tensor):
+        """Its features do not depend on the other images of a batch."""
         for both, alone in zip(backbone(images), backbone(images[:1]), strict=True):
             torch.testing.assert_close(both[:1], alone, rtol=0, atol=1e-4 * float(alone.abs().max()))
 
     def test_levels_can_be_registered_on_a_grid(self, backbone: Backbone, images: torch.Tensor):
+        """Positions look at less than a position beside their own pixels."""
         grid = FeatureGrid(backbone, self.strides[0], pool=1)
         assert all(abs(offset) < stride for offset, stride in zip(grid.offsets, self.strides, strict=True))
         shape = (2, _SHAPE[0] // self.strides[0], _SHAPE[1] // self.strides[0], sum(backbone.channels))

@@ -150,14 +150,17 @@ class MethodContract:
         return fitted[0]
 
     def test_is_found_by_its_name_as_a_variant_and_tuned(self, method: Method):
+        """Its name has no dot, which variants have, and not the end of tuned methods."""
         assert all(find_method(f"{method.name}{end}") is method for end in ("", "-tuned", ".variant"))
 
     def test_scores_defects_higher(self, detector: Detector, scenes: tuple[torch.Tensor, torch.Tensor]):
+        """Every image with a bright square scores higher than every normal one; maps are finite."""
         (_, good), (maps, bad) = (detector(images) for images in scenes)
         assert bad.min() > good.max()
         assert maps.isfinite().all() and maps.ndim == 3
 
     def test_its_parameters_are_exactly_those_that_are_read(self, prepared: Prepared, fitted: Fitted):
+        """`Method.parameters` names what features, data and training read, and nothing else."""
         # The worker of a cell reads these: into how many processes it is split, and what it keeps of their training.
         of_the_worker = {"resources.workers_per_cell", "train.keep_eval_weights"}
         assert len(set(prepared.method.parameters)) == len(prepared.method.parameters)
@@ -166,11 +169,13 @@ class MethodContract:
     def test_seed_and_named_parameters_determine_scores(
         self, prepared: Prepared, detector: Detector, scenes: tuple[torch.Tensor, torch.Tensor]
     ):
+        """Another training with the same seed scores alike, to the bit; one with another seed does not."""
         again, other = (prepared.elsewhere().fit(seed)[0](scenes[0])[0] for seed in (0, 1))
         assert torch.equal(detector(scenes[0])[0], again)
         assert not torch.equal(again, other)
 
     def test_survives_a_round_trip(self, detector: Detector, scenes: tuple[torch.Tensor, torch.Tensor], tmp_path: Path):
+        """A detector that is saved and loaded has the same tensors and scores."""
         detector.save(tmp_path)
         loaded = load_detector(tmp_path)
         torch.testing.assert_close(loaded.scorer.state_dict(), detector.scorer.state_dict(), rtol=0, atol=0)
@@ -178,6 +183,7 @@ class MethodContract:
         torch.testing.assert_close(loaded(scenes[1]), detector(scenes[1]), rtol=1e-5, atol=1e-5)
 
     def test_reports_curves_and_calibrates_without_scenes(self, prepared: Prepared, fitted: Fitted):
+        """Each point of the curves is reported once, and thresholds come from held-out normal images."""
         detector, history, points = fitted
         steps = [point["step"] for point in points]
         assert points == history and steps == sorted(set(steps)) and steps[0] > 0

@@ -1,11 +1,10 @@
 """The catalogue is complete and names what it does not know."""
 
-import re
-
 import pytest
 
-from clflow.data.catalogue import DATASETS, check_categories, find
+from clflow.data.catalogue import DATASETS, Entry, check_categories, find
 from clflow.errors import ParameterError
+from clflow.testing import DatasetContract
 
 
 def test_unknown_dataset_names_the_known_ones() -> None:
@@ -40,9 +39,8 @@ def test_counts_add_up_to_the_published_totals() -> None:
     assert total("btad") == (1799, 741)
 
 
-def test_archives_can_be_downloaded_and_verified() -> None:
-    archives = [entry.archive for entry in map(find, DATASETS.own) if entry.archive is not None]
-    assert len(archives) == 2
-    for archive in archives:
-        assert all(url.startswith("https://") for url in archive.urls)
-        assert re.fullmatch("[0-9a-f]{64}", archive.sha256)
+class TestDatasets(DatasetContract):
+    @pytest.fixture(scope="class", params=DATASETS.own)
+    @classmethod
+    def entry(cls, request: pytest.FixtureRequest) -> Entry:
+        return find(request.param)
