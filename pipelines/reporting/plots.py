@@ -18,7 +18,7 @@ from sklearn.metrics import roc_curve
 from clflow.files import folder_atomically
 from pipelines.workspace.cells import Cell
 from pipelines.workspace.paths import Workspace
-from pipelines.workspace.results import MEAN, has_both_classes, read_held_out, read_history, read_scores
+from pipelines.workspace.results import MEAN, has_both_classes, read_cell, read_held_out, read_history, read_scores
 
 _BINS = 20
 _KINDS = ("normal", "defective", "held-out normal", "synthetic")
@@ -64,7 +64,8 @@ def write(aggregated: list[Cell], board: pd.DataFrame, workspace: Workspace) -> 
         history.to_csv(folder / "history.csv", index=False, lineterminator="\n")
         with house_style():
             save(image_auroc_figure(board), folder / "image_auroc.png")
-            save(scores_figure(images), folder / "image_scores.png")
+            thresholds = {cell: read_cell(cell, workspace)["image_threshold"] for cell in images}
+            save(scores_figure(images, thresholds), folder / "image_scores.png")
             save(cost_figure(board), folder / "cost.png")
             save(history_figure(history), folder / "history.png")
 
@@ -92,30 +93,36 @@ def score_histogram(images: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def scores_figure(images: dict[Cell, pd.DataFrame]) -> Figure:
-    """How the first method's image scores are spread, a panel per category; see `score_histogram`.
+def scores_figure(images: dict[Cell, pd.DataFrame], thresholds: dict[Cell, float]) -> Figure:
+    """How the first method's image scores are spread about its image threshold, a panel per category.
 
     On a logarithmic axis from the lowest score, for gross defects lie orders of magnitude beyond slight ones.
+
+    Args:
+        images: see `score_histogram`.
+        thresholds: image thresholds of the same cells.
     """
     method = next(iter(images)).method
     shown = {cell: table for cell, table in images.items() if cell.method == method}
     columns = min(3, len(shown))
     rows = -(-len(shown) // columns)
-    figure = Figure(figsize=(3.4 * columns, 2.3 * rows + 0.3), layout="constrained")
+    figure = Figure(figsize=(max(3.4 * columns, 4.2), 2.3 * rows + 0.5), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False)
     for panel, (cell, table) in zip(panels.flat, shown.items(), strict=False):
-        beyond = np.log10(1 + table["image_score"] - table["image_score"].min())
+        lowest = min(table["image_score"].min(), thresholds[cell])
+        beyond = np.log10(1 + table["image_score"] - lowest)
         edges = np.histogram_bin_edges(beyond, _BINS)
         for kind, colour in zip(_KINDS, _COLOURS, strict=False):
             values = beyond[table["image"] == kind]
             weights = np.full(len(values), 100 / max(len(values), 1))
             panel.hist(values, edges, weights=weights, histtype="step", color=colour, linewidth=1.4, label=kind)
+        panel.axvline(np.log10(1 + thresholds[cell] - lowest), color="#333333", linestyle="--", label="threshold")
         panel.set_title(f"{cell.dataset} {cell.category}, {method}")
         panel.set_xlabel("log10(1 + score above the lowest)")
         panel.set_ylabel("% of images")
     for panel in panels.flat[len(shown) :]:
         panel.set_visible(False)
-    _legend(figure, panels, loc="outside lower center", ncols=len(_KINDS))
+    _legend(figure, panels, loc="outside lower center", ncols=3 if columns < 3 else len(_KINDS) + 1)
     return figure
 
 

@@ -18,7 +18,7 @@ from pipelines.reporting import gallery
 from pipelines.reporting.best_on_test import best_on_test
 from pipelines.reporting.comparison import gains as compare
 from pipelines.reporting.leaderboard import markdown
-from pipelines.reporting.plots import roc, score_histogram
+from pipelines.reporting.plots import house_style, roc, score_histogram, scores_figure
 from pipelines.reporting.published import PUBLISHED
 from pipelines.stages import report
 from pipelines.stages.aggregate import aggregate
@@ -272,6 +272,23 @@ def test_histogram_counts_every_image_once(reported: Scored) -> None:
     images = pd.DataFrame({"image": np.take(["normal", "synthetic"], scores["label"]), **scores[["image_score"]]})
     counts = score_histogram(images).pivot_table(index="image", values="count", aggfunc="sum")
     assert counts["count"].to_dict() == {"normal": 6, "synthetic": 6, "defective": 0, "held-out normal": 0}
+
+
+@pytest.mark.parametrize("categories", [1, 2, 3])
+def test_scores_have_a_whole_legend_and_the_threshold(categories: int) -> None:
+    kinds = ["normal", "defective", "held-out normal", "synthetic"]
+    images = pd.DataFrame({"image": kinds, "image_score": [-3.0, 900.0, -2.0, 80.0]})
+    shown = [Cell("parts", f"c{number}", "clflow", 0, "", 9) for number in range(categories)]
+    with house_style():
+        figure = scores_figure(dict.fromkeys(shown, images), dict.fromkeys(shown, 6.0))
+        figure.draw_without_rendering()
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [*kinds, "threshold"]
+    frame = figure.bbox.padded(1)  # pixels, for rounding
+    assert frame.fully_containsx(legend.get_window_extent().x0) and frame.fully_containsx(legend.get_window_extent().x1)
+    for panel in figure.axes[:categories]:
+        (line,) = (line for line in panel.lines if line.get_label() == "threshold")
+        assert line.get_xdata() == pytest.approx([1, 1])  # log10(1 + 6 - -3)
 
 
 def test_plot_data_names_every_curve(reported: Scored) -> None:
