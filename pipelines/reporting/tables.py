@@ -1,4 +1,4 @@
-"""From stored scores to tables: one row per cell, and the leaderboard of means and standard deviations.
+"""From stored scores to tables: one row per cell, its PRO curve, and the leaderboard of means and deviations.
 
 Nothing computed elsewhere is trusted: every metric is recomputed from scores.csv, maps.npy and the masks. A
 defective image without a mask counts for the image metrics but is left out of the pixel metrics. What the test
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,8 @@ from scipy.stats import ks_2samp
 from clflow.data.images import read_mask
 from clflow.data.manifest import category_rows, read_manifest
 from clflow.errors import CellError, DataError
-from clflow.metrics import METRICS, PixelCounts, Truth, image_metrics
+from clflow.metrics import AUPRO_LIMITS, METRICS, PixelCounts, Truth, image_metrics
+from clflow.pro import pro_curve
 from clflow.rates import AT_THRESHOLD, rates_at
 from clflow.score import upsample
 from pipelines.workspace.cells import Cell
@@ -54,19 +55,37 @@ LEADERBOARD_COLUMNS = (
     *COSTS,
 )
 
+PRO_COLUMNS = ("dataset", "category", "method", "seed", "fpr", "overlap")
+
 _TRUTH = ["path", "label", "mask"]
+_PRO_LIMIT, _PRO_POINTS = AUPRO_LIMITS["aupro_30"], 61
 _BATCH = 16
 
 
-def cells_table(scored: list[Cell], protocol: Protocol, workspace: Workspace) -> pd.DataFrame:
-    """A row with `CELL_COLUMNS` for each cell, in their order.
+@dataclass(frozen=True)
+class Tables:
+    """What is measured of cells.
+
+    Attributes:
+        cells: a row with `CELL_COLUMNS` for each cell, in their order.
+        pro: the curve of each cell that has pixel metrics, with `PRO_COLUMNS`; see `clflow.pro.pro_curve`.
+    """
+
+    cells: pd.DataFrame
+    pro: pd.DataFrame
+
+
+def measure(scored: list[Cell], protocol: Protocol, workspace: Workspace) -> Tables:
+    """Measure scored cells.
 
     Raises:
         CellError: a cell has no computable metrics.
     """
     groups = [list(group) for _, group in groupby(scored, key=lambda cell: (cell.dataset, cell.category))]
-    rows = [row for group in groups for row in _measure_category(group, protocol, workspace)]
-    return pd.DataFrame(rows).loc[:, list(CELL_COLUMNS)]
+    measured = [of_cell for group in groups for of_cell in _measure_category(group, protocol, workspace)]
+    cells = pd.DataFrame([row for row, _ in measured]).loc[:, list(CELL_COLUMNS)]
+    curves = [curve for _, curve in measured if curve is not None]
+    return Tables(cells, pd.concat(curves) if curves else pd.DataFrame(columns=list(PRO_COLUMNS)))
 
 
 def leaderboard(table: pd.DataFrame, planned: list[Cell]) -> pd.DataFrame:
@@ -96,8 +115,10 @@ def leaderboard(table: pd.DataFrame, planned: list[Cell]) -> pd.DataFrame:
     return board.loc[(board["n_seeds"] > 0) | (board["category"] == MEAN)].reset_index(drop=True)
 
 
-def _measure_category(group: list[Cell], protocol: Protocol, workspace: Workspace) -> list[dict[str, Any]]:
-    """The rows of all cells of one category, which share its masks."""
+def _measure_category(
+    group: list[Cell], protocol: Protocol, workspace: Workspace
+) -> list[tuple[dict[str, Any], pd.DataFrame | None]]:
+    """The row and the PRO curve of all cells of one category, which share its masks."""
     dataset = workspace.data(group[0].dataset)
     test = category_rows(read_manifest(dataset), group[0].category, "test")
     scored: dict[Cell, tuple[pd.DataFrame, np.ndarray]] = {}
@@ -106,23 +127,31 @@ def _measure_category(group: list[Cell], protocol: Protocol, workspace: Workspac
             scored[cell] = read_scores(cell, workspace)
             if not scored[cell][0].loc[:, _TRUTH].equals(test.loc[:, _TRUTH]):
                 raise DataError("its scores are of other test images than the manifest lists; evaluate it again.")
-    pixel = _pixel_metrics({cell: maps for cell, (_, maps) in scored.items()}, test, dataset, protocol)
-    rows = []
+    counted = _count_pixels({cell: maps for cell, (_, maps) in scored.items()}, test, dataset, protocol)
+    measured = []
     for cell, (scores, _) in scored.items():
         labels, image_scores = scores["label"].to_numpy(), scores["image_score"].to_numpy()
         recorded = read_cell(cell, workspace) | {"inference_ms": _inference_ms(cell, workspace)}
         with _named(cell):
             metrics = image_metrics(labels, image_scores) if has_both_classes(scores) else {}
+            metrics |= counted[cell].metrics() if cell in counted else {}
             rates = rates_at(recorded["image_threshold"], labels, image_scores)
-        rows.append(
+        row = (
             asdict(cell)
             | dict(zip(TEST_IMAGES, count_images(test), strict=True))
-            | {metric: (metrics | pixel[cell]).get(metric, np.nan) for metric in METRICS}
+            | {metric: metrics.get(metric, np.nan) for metric in METRICS}
             | rates
             | _calibration(cell, image_scores[labels == 0], workspace)
             | {name: recorded[name] for name in (*COSTS, "commit", "data_hash", "tuned", *HARDWARE)}
         )
-    return rows
+        measured.append((row, _pro(cell, counted[cell]) if cell in counted else None))
+    return measured
+
+
+def _pro(cell: Cell, counts: PixelCounts) -> pd.DataFrame:
+    rates, overlaps = pro_curve(counts, _PRO_LIMIT, _PRO_POINTS)
+    named = {name: getattr(cell, name) for name in PRO_COLUMNS[:4]}
+    return pd.DataFrame({**named, "fpr": rates.round(6), "overlap": overlaps.round(5)})
 
 
 def _calibration(cell: Cell, normal_scores: np.ndarray, workspace: Workspace) -> dict[str, float]:
@@ -135,12 +164,12 @@ def _calibration(cell: Cell, normal_scores: np.ndarray, workspace: Workspace) ->
     return dict(zip(CALIBRATION, values, strict=True))
 
 
-def _pixel_metrics(
+def _count_pixels(
     maps: dict[Cell, np.ndarray], test: pd.DataFrame, dataset: Path, protocol: Protocol
-) -> dict[Cell, dict[str, float]]:
-    """Pixel metrics of cells from their maps of the test images, a few images at a time; none without any mask."""
+) -> dict[Cell, PixelCounts]:
+    """Pixels of cells, counted from their maps of the test images, a few images at a time; none without any mask."""
     if set(test["mask"].tolist()) <= {""}:
-        return {cell: {} for cell in maps}
+        return {}
     counted: dict[Cell, PixelCounts] = {}
     for cell in maps:
         with _named(cell):
@@ -152,11 +181,7 @@ def _pixel_metrics(
         for cell, counts in counted.items():
             with _named(cell):
                 counts.add(truth, upsample(maps[cell][batch], protocol.map_size))
-    metrics = {}
-    for cell, counts in counted.items():
-        with _named(cell):
-            metrics[cell] = counts.metrics()
-    return metrics
+    return counted
 
 
 def _inference_ms(cell: Cell, workspace: Workspace) -> float:

@@ -9,7 +9,7 @@ import pandas as pd
 from clflow.config.params import Params
 from clflow.errors import CellError
 from clflow.files import fingerprint, write_atomically, write_json
-from pipelines.reporting.tables import cells_table, dataset_means, leaderboard
+from pipelines.reporting.tables import dataset_means, leaderboard, measure
 from pipelines.workspace.cells import Cell
 from pipelines.workspace.paths import Workspace
 from pipelines.workspace.plan import plan_cells
@@ -22,7 +22,7 @@ def run(params: Params, workspace: Workspace, allow_missing: bool = False) -> pd
 
 
 def aggregate(planned: list[Cell], params: Params, workspace: Workspace, allow_missing: bool = False) -> pd.DataFrame:
-    """Write reports/{cells.csv, leaderboard.csv, metrics.json, protocol.json} and return the leaderboard.
+    """Write reports/{cells.csv, pro.csv, leaderboard.csv, metrics.json, protocol.json} and return the leaderboard.
 
     Raises:
         CellError: a cell is missing (with ``allow_missing``: all are), or one has no computable metrics.
@@ -30,10 +30,11 @@ def aggregate(planned: list[Cell], params: Params, workspace: Workspace, allow_m
     scored = [cell for cell in planned if is_scored(cell, workspace)]
     if len(scored) < len(planned) and not (allow_missing and scored):
         raise CellError(_missing_sentence([cell for cell in planned if cell not in scored], len(planned)))
-    table = cells_table(scored, params.protocol, workspace)
-    board = leaderboard(table, planned)
+    measured = measure(scored, params.protocol, workspace)
+    board = leaderboard(measured.cells, planned)
     protocol = params.protocol.model_dump(mode="json")
-    _write_csv(workspace.cells_table, table)
+    _write_csv(workspace.cells_table, measured.cells)
+    _write_csv(workspace.pro_table, measured.pro)
     _write_csv(workspace.leaderboard_table, board)
     write_json(workspace.metrics, dataset_means(board))
     write_json(workspace.protocol, {"hash": fingerprint(protocol), "protocol": protocol})

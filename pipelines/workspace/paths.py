@@ -83,6 +83,11 @@ class Workspace:
         return self.reports / "cells.csv"
 
     @property
+    def pro_table(self) -> Path:
+        """A PRO curve per cell."""
+        return self.reports / "pro.csv"
+
+    @property
     def leaderboard_table(self) -> Path:
         """Means and deviations over seeds."""
         return self.reports / "leaderboard.csv"

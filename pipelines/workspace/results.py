@@ -56,7 +56,7 @@ _TEXT: dict[Any, Any] = dict.fromkeys(("dataset", "category", "method", "key", "
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """Read cells.csv or leaderboard.csv.
+    """Read cells.csv, pro.csv or leaderboard.csv.
 
     Raises:
         DataError: it does not exist.

@@ -71,7 +71,7 @@ def test_outputs_are_where_the_workspace_has_them():
     assert outs("tune").keys() == names(tuned, tuned.with_suffix(".csv"))
     assert outs("train").keys() == names(HERE.runs(DATASET))
     assert outs("evaluate").keys() == names(HERE.scores(DATASET))
-    tables = names(HERE.cells_table, HERE.protocol, HERE.leaderboard_table)
+    tables = names(HERE.cells_table, HERE.pro_table, HERE.protocol, HERE.leaderboard_table)
     assert outs("aggregate").keys() == tables | names(HERE.metrics)
     assert tables <= {*deps("report")}
     assert outs("report").keys() == names(HERE.leaderboard_page, HERE.gallery, HERE.plots)

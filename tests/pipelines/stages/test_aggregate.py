@@ -143,6 +143,14 @@ def test_cells_carry_recomputed_metrics_and_provenance(aggregated: Scored) -> No
     assert table.loc[:, METRICS].notna().to_numpy().all()
 
 
+def test_pro_curves_are_of_every_cell_and_enclose_the_area_of_the_metric(aggregated: Scored) -> None:
+    table, pro = read_table(aggregated.workspace.cells_table), read_table(aggregated.workspace.pro_table)
+    curves = pro.groupby(["category", "method", "seed"], sort=False)
+    assert [(cell.category, cell.method, cell.seed) for cell in aggregated.cells] == [name for name, _ in curves]
+    areas = [np.trapezoid(curve["overlap"], curve["fpr"]) / 0.3 for _, curve in curves]
+    assert table["aupro_30"].tolist() == pytest.approx(areas, abs=0.01)
+
+
 def test_a_map_that_is_its_mask_has_perfect_pixel_metrics(scored: Scored) -> None:
     for cell in scored.cells:
         scored.write_maps(cell, scored.masks(cell.category))
@@ -220,6 +228,7 @@ def test_defects_without_masks_leave_pixel_metrics_empty(tmp_path: Path) -> None
     metrics = read_json(scored.workspace.metrics)["parts"]["clflow"]
     assert metrics.keys() & set(METRICS) == {"image_auroc", "image_ap", "image_f1max"}
     assert (metrics["image_categories"], metrics["pixel_categories"]) == (1, 0)
+    assert read_table(scored.workspace.pro_table).empty
 
 
 def test_what_no_test_image_tells_is_empty(tmp_path: Path) -> None:

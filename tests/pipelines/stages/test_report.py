@@ -59,6 +59,7 @@ def test_everything_is_written(reported: Scored) -> None:
         "plots/image_scores.csv",
         "plots/image_scores.png",
         "plots/roc.csv",
+        "pro.csv",
         "protocol.json",
     ]
 
