@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from clflow.files import read_json, write_atomically
 from pipelines.reporting import gallery, plots
 from pipelines.reporting.best_on_test import best_on_test
-from pipelines.reporting.comparison import gains
+from pipelines.reporting.comparison import gains, resample
 from pipelines.reporting.leaderboard import markdown
 from pipelines.workspace.paths import Workspace
 from pipelines.workspace.results import cells_of, read_table
@@ -28,6 +28,6 @@ def write_pages(params: Params, workspace: Workspace) -> None:
     plots.write(cells, board, workspace)
     gallery.write(cells, params.protocol, workspace)
     protocol = read_json(workspace.protocol)
-    text = markdown(table, board, gains(cells, workspace), best_on_test(cells, workspace), params, protocol)
+    text = markdown(table, board, gains(resample(cells, workspace)), best_on_test(cells, workspace), params, protocol)
     with write_atomically(workspace.leaderboard_page) as temporary:
         temporary.write_text(text, encoding="utf-8")

@@ -16,7 +16,7 @@ from clflow.errors import DataError
 from clflow.files import file_sha256, read_json
 from pipelines.reporting import gallery
 from pipelines.reporting.best_on_test import best_on_test
-from pipelines.reporting.comparison import gains as compare
+from pipelines.reporting.comparison import auroc_intervals, gains, resample
 from pipelines.reporting.leaderboard import markdown
 from pipelines.reporting.plots import house_style, roc, score_histogram, scores_figure
 from pipelines.reporting.published import PUBLISHED
@@ -98,7 +98,7 @@ def test_tables_are_rectangular(reported: Scored) -> None:
 def test_published_numbers_are_marked_as_not_ours(reported: Scored) -> None:
     workspace = reported.workspace
     table, board = read_table(workspace.cells_table), read_table(workspace.leaderboard_table)
-    gained = compare(cells_of(table), workspace).assign(dataset="btad")
+    gained = gains(resample(cells_of(table), workspace)).assign(dataset="btad")
     text = markdown(
         table.assign(dataset="btad"),
         board.assign(dataset="btad"),
@@ -119,7 +119,7 @@ def test_published_numbers_are_marked_as_not_ours(reported: Scored) -> None:
 
 def test_gains_are_differences_of_the_same_images_and_seeds(reported: Scored) -> None:
     table = read_table(reported.workspace.cells_table)
-    gained = compare(cells_of(table), reported.workspace)
+    gained = gains(resample(cells_of(table), reported.workspace))
     assert gained[["category", "method", "rival"]].to_numpy().tolist() == [
         [category, "clflow", "fastflow"] for category in ("01", "nut", "mean")
     ]
@@ -132,6 +132,16 @@ def test_gains_are_differences_of_the_same_images_and_seeds(reported: Scored) ->
     section = text_of(reported).split("gains in image AUROC")[1]
     line = next(line for line in section.splitlines() if line.startswith("| **mean** | fastflow |"))
     assert f"{100 * gained['gain'].iloc[2]:+.2f}" in line
+
+
+def test_intervals_are_about_the_figure_and_those_of_a_mean_are_closer(reported: Scored) -> None:
+    intervals = auroc_intervals(resample(reported.cells, reported.workspace)).set_index(["category", "method"])
+    board = read_table(reported.workspace.leaderboard_table).set_index(["category", "method"])
+    assert set(intervals.index) == set(board.index)
+    figures = board.loc[intervals.index, "image_auroc_mean"]
+    assert (intervals["lower"] < figures).all() and (figures < intervals["upper"]).all()
+    width = dict(zip(intervals.index, (intervals["upper"] - intervals["lower"]).tolist(), strict=True))
+    assert width["mean", "clflow"] < min(width["01", "clflow"], width["nut", "clflow"])
 
 
 def keep_eval_scores(scored: Scored, cell: Cell) -> None:
@@ -221,7 +231,7 @@ class TestNewLine:
 
     def test_comparisons_are_of_categories_with_both_classes(self, reported: Scored) -> None:
         cells = reported.cells
-        gained = compare(cells, reported.workspace)
+        gained = gains(resample(cells, reported.workspace))
         assert gained["category"].tolist() == ["nut", "mean"]
         assert len(set(gained["gain"].tolist())) == 1
         assert best_on_test(cells, reported.workspace)["category"].tolist() == ["nut"]
@@ -336,11 +346,11 @@ def test_search_is_judged_by_pairs_of_the_same_seed(reported: Scored) -> None:
     note = {"objective": "validation", "default": None, "found": 0.87654321}
     tree["tuned"] = {"search": {"parts (01, nut)": note}, "parameters": {}, "overrides": {}}
     params = Params.model_validate_json(json.dumps(tree))
-    nothing = compare([], workspace), best_on_test([], workspace)
+    nothing = gains({}), best_on_test([], workspace)
     text = markdown(table, board, *nothing, params, read_json(workspace.protocol))
     section = text.split("### What search brought: clflow-tuned against clflow")[1]
     assert "parts (01, nut): validation unknown by default, 0.8765 found" in section
     scores = {(row["method"], row["category"], row["seed"]): row["image_auroc"] for _, row in table.iterrows()}
-    gains = np.array([[scores["clflow-tuned", c, s] - scores["clflow", c, s] for s in (0, 1)] for c in ("01", "nut")])
-    for name, of_seeds in (("01", 100 * gains[0]), ("**mean**", 100 * gains.mean(axis=0))):
+    found = np.array([[scores["clflow-tuned", c, s] - scores["clflow", c, s] for s in (0, 1)] for c in ("01", "nut")])
+    for name, of_seeds in (("01", 100 * found[0]), ("**mean**", 100 * found.mean(axis=0))):
         assert f"| {name} | 2 | {of_seeds.mean():+.2f} ± {of_seeds.std(ddof=1):.2f} |" in section
