@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, packages_distributions, ver
 from importlib.util import find_spec, resolve_name
 from pathlib import Path
 
-from clflow.files import fingerprint
+from clflow.files import file_sha256, fingerprint
 
 ROOT = Path(__file__).parents[1]
 """Folder of our packages."""
@@ -73,6 +73,11 @@ def code_of(*modules: str) -> Code:
     others -= {*sys.stdlib_module_names, *_TRANSPORT_LIBRARIES}
     distributions = sorted({distribution(name) for name in others})
     return Code(dict(sorted(files.items())), {name: _version(name) for name in distributions})
+
+
+def files_of(folder: str) -> dict[str, str]:
+    """Path below `ROOT` to the SHA-256 of the files in a folder of ours that code reads, such as templates."""
+    return {path.relative_to(ROOT).as_posix(): file_sha256(path) for path in sorted((ROOT / folder).iterdir())}
 
 
 def commit() -> str:

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import cv2
 import matplotlib
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from clflow import heatmap
-from clflow.data.images import read_image, read_mask
 from clflow.files import folder_atomically
 from clflow.heatmap import Picture
-from clflow.score import upsample
+from pipelines.reporting.cases import VERDICTS, ScoredCell
 from pipelines.workspace.cells import Cell
 from pipelines.workspace.paths import Workspace
-from pipelines.workspace.results import count_images, missing_images, read_cell, read_scores
+from pipelines.workspace.results import count_images, missing_images
 
 if TYPE_CHECKING:
     from clflow.config.schema import Protocol
@@ -29,7 +24,6 @@ _CASES = 4  # of each kind on a sheet
 _TILE = 128  # pixels
 _GAP, _SPACE, _MARGIN = 2, 14, 16
 _TEXT, _FAINT, _RIGHT, _WRONG = "#1a1a1a", "#666666", "#1b7837", "#c51b1b"
-_TRUTH = (0, 200, 83)
 
 
 def write(aggregated: list[Cell], protocol: Protocol, workspace: Workspace) -> None:
@@ -41,7 +35,7 @@ def write(aggregated: list[Cell], protocol: Protocol, workspace: Workspace) -> N
     first: dict[tuple[str, str], Cell] = {}
     for cell in aggregated:
         first.setdefault((cell.dataset, cell.category), cell)
-    detectors = [_Detector.load(cell, protocol, workspace) for cell in first.values()]
+    detectors = [ScoredCell.load(cell, protocol, workspace) for cell in first.values()]
     with folder_atomically(workspace.gallery) as folder:
         for detector in detectors:
             if len(detector.scores):
@@ -53,58 +47,12 @@ def write(aggregated: list[Cell], protocol: Protocol, workspace: Workspace) -> N
         (folder / "index.md").write_text(_index(detectors), encoding="utf-8")
 
 
-@dataclass(frozen=True)
-class _Detector:
-    """One cell with its stored scores and everything that is needed to draw a test image."""
-
-    cell: Cell
-    scores: pd.DataFrame
-    maps: NDArray[np.float32]
-    image_threshold: float
-    pixel_threshold: float
-    median: float
-    folder: Path
-    mask_threshold: float
-
-    @classmethod
-    def load(cls, cell: Cell, protocol: Protocol, workspace: Workspace) -> _Detector:
-        scores, maps = read_scores(cell, workspace)
-        recorded = read_cell(cell, workspace)
-        return cls(
-            cell,
-            scores,
-            maps,
-            recorded["image_threshold"],
-            recorded["pixel_threshold"],
-            recorded["median_pixel_score"],
-            workspace.data(cell.dataset),
-            protocol.mask_threshold,
-        )
-
-    @property
-    def has_defects(self) -> bool:
-        """Whether any test image is defective."""
-        return 1 in self.scores["label"].tolist()
-
-    def tiles(self, row: int, size: int) -> tuple[Picture, Picture, Picture]:
-        """Image, the same with the outline of the truth, and the heat map, each uint8 (size, size, 3)."""
-        image = read_image(self.folder / self.scores.at[row, "path"], size)
-        truth = image.copy()
-        if self.scores.at[row, "mask"]:
-            mask = read_mask(self.folder / self.scores.at[row, "mask"], size, self.mask_threshold)
-            # Around the defect, not on its rim, so that a small one stays visible.
-            wider = cv2.dilate(mask.astype(np.uint8), np.ones((5, 5), np.uint8))
-            heatmap.outline(truth, wider > 0, _TRUTH, width=2)
-        score_map = upsample(self.maps[[row]], size)[0]
-        return image, truth, heatmap.overlay(image, score_map, self.median, self.pixel_threshold)
-
-
 def cell_sheet(cell: Cell, protocol: Protocol, workspace: Workspace) -> Image.Image:
     """The sheet of one cell, whichever its method and seed."""
-    return sheet(_Detector.load(cell, protocol, workspace))
+    return sheet(ScoredCell.load(cell, protocol, workspace))
 
 
-def sheet(detector: _Detector) -> Image.Image:
+def sheet(detector: ScoredCell) -> Image.Image:
     """Rows of cases, as far as there are such: defects of the highest and the lowest scores, normals of the highest."""
     kinds = extremes(detector.scores)
     width = 2 * _MARGIN + _CASES * _case_width(_TILE) + (_CASES - 1) * _SPACE
@@ -127,7 +75,7 @@ def sheet(detector: _Detector) -> Image.Image:
     return page
 
 
-def overview(detectors: list[_Detector]) -> Image.Image:
+def overview(detectors: list[ScoredCell]) -> Image.Image:
     """One defect of each category, the one of median score, so neither a good nor a bad example: columns."""
     columns = min(len(detectors), 9)
     size = 112 if columns > 5 else 208
@@ -175,18 +123,15 @@ def _median_defect(scores: pd.DataFrame) -> int:
     return int(ranked.index[len(ranked) // 2])
 
 
-def _verdict(detector: _Detector, row: int) -> tuple[str, str]:
-    score, threshold = float(detector.scores.at[row, "image_score"]), detector.image_threshold
-    called_defective, defective = score > threshold, bool(detector.scores.at[row, "label"])
-    name = {
-        (True, True): "found",
-        (True, False): "missed",
-        (False, True): "false alarm",
-        (False, False): "passed",
-    }[defective, called_defective]
-    sign = ">" if called_defective else "≤"
-    text = f"{detector.scores.at[row, 'defect']}: {score:.3g} {sign} {threshold:.3g}, {name}"
-    return text, _RIGHT if defective == called_defective else _WRONG
+def _verdict(detector: ScoredCell, row: int) -> tuple[str, str]:
+    verdict, score, threshold = (
+        detector.verdict(row),
+        float(detector.scores.at[row, "image_score"]),
+        detector.image_threshold,
+    )
+    sign = ">" if score > threshold else "≤"
+    text = f"{detector.scores.at[row, 'defect']}: {score:.3g} {sign} {threshold:.3g}, {verdict}"
+    return text, _WRONG if verdict in VERDICTS[:2] else _RIGHT
 
 
 def _case_width(size: int) -> int:
@@ -209,7 +154,7 @@ def _save(page: Image.Image, path: Path) -> None:
     page.quantize(256, kmeans=2, dither=Image.Dither.NONE).save(path, format="PNG", optimize=True)
 
 
-def _index(detectors: list[_Detector]) -> str:
+def _index(detectors: list[ScoredCell]) -> str:
     lines = ["# Gallery", "", f"{heatmap.LEGEND} Nothing here was chosen by hand.", ""]
     if any(detector.has_defects for detector in detectors):
         lines += ["![Overview](overview.png)", ""]

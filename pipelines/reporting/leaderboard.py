@@ -10,6 +10,7 @@ import pandas as pd
 
 from clflow.config.params import TUNED
 from clflow.rates import RATES
+from pipelines.reporting.formats import MISSING, TITLES, percent, rate
 from pipelines.reporting.markdown import markdown_table
 from pipelines.reporting.published import PUBLISHED, PublishedResult
 from pipelines.workspace.results import AVERAGED, CALIBRATION, HARDWARE, MEAN, TEST_IMAGES, missing_images
@@ -17,21 +18,8 @@ from pipelines.workspace.results import AVERAGED, CALIBRATION, HARDWARE, MEAN, T
 if TYPE_CHECKING:
     from clflow.config.params import Params
 
-TITLES = {
-    "image_auroc": "image AUROC",
-    "image_ap": "image AP",
-    "image_f1max": "image F1-max",
-    "pixel_auroc": "pixel AUROC",
-    "pixel_ap": "pixel AP",
-    "pixel_f1max": "pixel F1-max",
-    "aupro_30": "AUPRO@0.3",
-    "aupro_05": "AUPRO@0.05",
-}
-"""How a metric is called in tables and figures."""
-
 _PER_CATEGORY = ("image_auroc", "pixel_auroc", "aupro_30")
 _TUNED = "†"
-_MISSING = "–"
 
 _METHOD_NOTE = """\
 All numbers are percentages, mean ± sample standard deviation over seeds, never the best seed; rows "mean"
@@ -112,23 +100,28 @@ def _provenance(table: pd.DataFrame, params: Params, protocol: dict[str, Any]) -
         ["backbone", f"`{params.model.backbone}`, strides {_listed(params.model.strides)}"],
         ["seeds", _listed(benchmark.seeds)],
         ["cells", cells],
-        ["trained on", _listed(_trained_on(table))],
+        ["trained on", _listed(trained_on(table))],
     ]
     return markdown_table(["", ""], "ll", rows)
 
 
-def _trained_on(table: pd.DataFrame) -> list[str]:
+def trained_on(table: pd.DataFrame) -> list[str]:
     """Devices and arithmetics, as "cpu AVX512, bfloat16"."""
     return sorted({", ".join(row) for row in table.loc[:, list(HARDWARE)].itertuples(index=False)})
 
 
-def _mixture(table: pd.DataFrame) -> list[str]:
-    """A warning if cells of one method were trained on several devices or in several arithmetics."""
-    mixed = [
-        method
+def mixed_hardware(table: pd.DataFrame) -> list[str]:
+    """Methods whose cells were trained on several devices or in several arithmetics."""
+    return [
+        str(method)
         for method, of_method in table.groupby("method", sort=False)
         if len(of_method.loc[:, list(HARDWARE)].drop_duplicates()) > 1
     ]
+
+
+def _mixture(table: pd.DataFrame) -> list[str]:
+    """A warning if cells of one method were trained on several devices or in several arithmetics."""
+    mixed = mixed_hardware(table)
     if not mixed:
         return []
     return [
@@ -142,11 +135,11 @@ def _all_metrics(of_dataset: pd.DataFrame) -> str:
         [
             row["method"],
             str(row["n_seeds"]),
-            *(_percent(row, metric) for metric in TITLES),
-            *(_rate(row, rate) for rate in RATES),
+            *(percent(row, metric) for metric in TITLES),
+            *(rate(row, name) for name in RATES),
             f"{row['params_added'] / 1e6:.2f} M",
             f"{row['train_seconds']:.0f} s",
-            _MISSING if np.isnan(row["inference_ms"]) else f"{row['inference_ms']:.0f} ms",
+            MISSING if np.isnan(row["inference_ms"]) else f"{row['inference_ms']:.0f} ms",
         ]
         for _, row in of_dataset.loc[of_dataset["category"] == MEAN].iterrows()
         if row["n_seeds"] > 0
@@ -165,7 +158,7 @@ def _per_category(of_dataset: pd.DataFrame, tuned: set[str]) -> str:
         for metric in _PER_CATEGORY:
             for method in methods:
                 known = (category, method) in cells.index
-                row.append(_percent(cells.loc[(category, method)], metric) if known else "")
+                row.append(percent(cells.loc[(category, method)], metric) if known else "")
         rows.append(row)
     titles = [f"{TITLES[metric]}<br>{method}" for metric in _PER_CATEGORY for method in methods]
     return markdown_table(["category", *titles], "l" + "r" * len(titles), rows)
@@ -183,7 +176,7 @@ def _missing_figures(of_dataset: pd.DataFrame, cells: pd.DataFrame) -> list[str]
     kinds = ("image metrics", "pixel metrics", "false alarms", "misses")
     over = ", ".join(f"{kind} {count}" for kind, count in zip(kinds, having.values(), strict=True))
     return [
-        f"**{_MISSING}** is a figure that does not exist: {'; '.join(named)}. Means are over those of the "
+        f"**{MISSING}** is a figure that does not exist: {'; '.join(named)}. Means are over those of the "
         f"{len(counts)} categories that have the figure: {over}."
     ]
 
@@ -193,7 +186,7 @@ def _verdicts(of_dataset: pd.DataFrame, cells: pd.DataFrame) -> str:
     rows = []
     for row in of_dataset.loc[of_dataset["n_seeds"] > 0].to_dict("records"):
         of_class = ["", ""] if row["category"] == MEAN else counts.loc[row["category"], list(TEST_IMAGES[:2])]
-        shown = [text for rate, images in zip(RATES, of_class, strict=True) for text in (str(images), _rate(row, rate))]
+        shown = [text for name, images in zip(RATES, of_class, strict=True) for text in (str(images), rate(row, name))]
         rows.append([_category(row["category"], set()), row["method"], *shown, *_calibrated(row, cells)])
     header = ["category", "method", "normal images", "false alarms", "defective images", "misses"]
     return markdown_table([*header, "calibration images", "expected false alarms", "shift, p"], "llrrrrrrr", rows)
@@ -205,7 +198,7 @@ def _calibrated(row: dict[Any, Any], cells: pd.DataFrame) -> list[str]:
     if of_row.empty:
         return ["", "", ""]
     images, expected, shift = of_row.loc[:, list(CALIBRATION)].median()
-    return [f"{images:.0f}", f"{100 * expected:.1f}", _MISSING if np.isnan(shift) else f"{shift:.2g}"]
+    return [f"{images:.0f}", f"{100 * expected:.1f}", MISSING if np.isnan(shift) else f"{shift:.2g}"]
 
 
 def _gains(of_dataset: pd.DataFrame, seeds: tuple[int, ...]) -> list[str]:
@@ -279,7 +272,7 @@ def _search(of_dataset: pd.DataFrame, params: Params) -> list[str]:
 def _gain(gains: pd.DataFrame, metric: str) -> str:
     of_seeds = np.array([gains.loc[gains["seed"] == seed, metric].mean() for seed in gains["seed"].unique()])
     if np.isnan(of_seeds).any():
-        return _MISSING
+        return MISSING
     spread = f" ± {100 * of_seeds.std(ddof=1):.2f}" if len(of_seeds) > 1 else ""
     return f"{100 * of_seeds.mean():+.2f}{spread}"
 
@@ -300,19 +293,6 @@ def _published(anchors: list[PublishedResult]) -> str:
         for anchor in anchors
     ]
     return markdown_table(["method", *(TITLES[metric] for metric in _PER_CATEGORY), "source"], "lrrrl", rows)
-
-
-def _percent(row: Any, metric: str) -> str:
-    mean, deviation = row[f"{metric}_mean"], row[f"{metric}_std"]
-    if pd.isna(mean):
-        return _MISSING
-    return f"{100 * mean:.2f}" if pd.isna(deviation) else f"{100 * mean:.2f} ± {100 * deviation:.2f}"
-
-
-def _rate(row: Any, rate: str) -> str:
-    if pd.isna(row[rate]):
-        return _MISSING
-    return f"{100 * row[rate]:.1f} ({100 * row[f'{rate}_lower']:.1f} to {100 * row[f'{rate}_upper']:.1f})"
 
 
 def _rounded(value: float | None) -> str:

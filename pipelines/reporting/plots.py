@@ -16,12 +16,15 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from sklearn.metrics import roc_curve
 
 from clflow.files import folder_atomically
+from pipelines.reporting.cases import first_of_each
 from pipelines.workspace.cells import Cell
 from pipelines.workspace.paths import Workspace
 from pipelines.workspace.results import MEAN, has_both_classes, read_cell, read_held_out, read_history, read_scores
 
 _BINS = 20
-_KINDS = ("normal", "defective", "held-out normal", "synthetic")
+KINDS = ("normal", "defective", "held-out normal", "synthetic")
+"""Of images whose scores are compared: two of the test set, and two that were kept from training."""
+
 # Okabe and Ito's palette: told apart by the colour-blind too.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 _STYLE: dict[Any, Any] = {
@@ -52,14 +55,11 @@ def write(aggregated: list[Cell], board: pd.DataFrame, workspace: Workspace) -> 
 
     The first two show the first seed of each category and method, the third every cell.
     """
-    first: dict[tuple[str, str, str], Cell] = {}
-    for cell in aggregated:
-        first.setdefault((cell.dataset, cell.category, cell.method), cell)
-    scores = {cell: read_scores(cell, workspace)[0] for cell in first.values()}
+    scores = {cell: read_scores(cell, workspace)[0] for cell in first_of_each(aggregated)}
     history = pd.concat([_labelled(cell, _history(cell, workspace)) for cell in aggregated], ignore_index=True)
     with folder_atomically(workspace.plots) as folder:
         _write_csv(folder / "roc.csv", scores, roc)
-        images = {cell: _images(cell, of_cell, workspace) for cell, of_cell in scores.items()}
+        images = {cell: with_held_out(cell, of_cell, workspace) for cell, of_cell in scores.items()}
         _write_csv(folder / "image_scores.csv", images, score_histogram)
         history.to_csv(folder / "history.csv", index=False, lineterminator="\n")
         with house_style():
@@ -87,16 +87,19 @@ def score_histogram(images: pd.DataFrame) -> pd.DataFrame:
     edges = np.histogram_bin_edges(images["image_score"], _BINS)
     centres = (edges[:-1] + edges[1:]) / 2
     parts = []
-    for image in _KINDS:
+    for image in KINDS:
         counts, _ = np.histogram(images.loc[images["image"] == image, "image_score"], edges)
         parts.append(pd.DataFrame({"image": image, "image_score": centres, "count": counts}))
     return pd.concat(parts, ignore_index=True)
 
 
+def above_lowest(scores: Any, lowest: float) -> Any:
+    """Scores on the axis of histograms: gross defects lie orders of magnitude beyond slight ones."""
+    return np.log10(1 + scores - lowest)
+
+
 def scores_figure(images: dict[Cell, pd.DataFrame], thresholds: dict[Cell, float]) -> Figure:
     """How the first method's image scores are spread about its image threshold, a panel per category.
-
-    On a logarithmic axis from the lowest score, for gross defects lie orders of magnitude beyond slight ones.
 
     Args:
         images: see `score_histogram`.
@@ -109,20 +112,20 @@ def scores_figure(images: dict[Cell, pd.DataFrame], thresholds: dict[Cell, float
     figure = Figure(figsize=(max(3.4 * columns, 4.2), 2.3 * rows + 0.5), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False)
     for panel, (cell, table) in zip(panels.flat, shown.items(), strict=False):
-        lowest = min(table["image_score"].min(), thresholds[cell])
-        beyond = np.log10(1 + table["image_score"] - lowest)
+        lowest = min(*table["image_score"].tolist(), thresholds[cell])
+        beyond = above_lowest(table["image_score"], lowest)
         edges = np.histogram_bin_edges(beyond, _BINS)
-        for kind, colour in zip(_KINDS, _COLOURS, strict=False):
+        for kind, colour in zip(KINDS, _COLOURS, strict=False):
             values = beyond[table["image"] == kind]
             weights = np.full(len(values), 100 / max(len(values), 1))
             panel.hist(values, edges, weights=weights, histtype="step", color=colour, linewidth=1.4, label=kind)
-        panel.axvline(np.log10(1 + thresholds[cell] - lowest), color="#333333", linestyle="--", label="threshold")
+        panel.axvline(above_lowest(thresholds[cell], lowest), color="#333333", linestyle="--", label="threshold")
         panel.set_title(f"{cell.dataset} {cell.category}, {method}")
         panel.set_xlabel("log10(1 + score above the lowest)")
         panel.set_ylabel("% of images")
     for panel in panels.flat[len(shown) :]:
         panel.set_visible(False)
-    _legend(figure, panels, loc="outside lower center", ncols=3 if columns < 3 else len(_KINDS) + 1)
+    _legend(figure, panels, loc="outside lower center", ncols=3 if columns < 3 else len(KINDS) + 1)
     return figure
 
 
@@ -225,12 +228,12 @@ def _learning_curves(panel: Axes, history: pd.DataFrame, quantity: str) -> None:
     panel.set_xlabel("step")
 
 
-def _images(cell: Cell, scores: pd.DataFrame, workspace: Workspace) -> pd.DataFrame:
-    """Test images and held-out ones: columns image, one of `_KINDS`, and image_score."""
+def with_held_out(cell: Cell, scores: pd.DataFrame, workspace: Workspace) -> pd.DataFrame:
+    """Test images and held-out ones: columns image, one of `KINDS`, and image_score."""
     held_out = read_held_out(cell, workspace)
     parts = [
         pd.DataFrame({"image": np.take(kinds, rows["label"]), "image_score": rows["image_score"]})
-        for rows, kinds in ((scores, _KINDS[:2]), (held_out, _KINDS[2:]))
+        for rows, kinds in ((scores, KINDS[:2]), (held_out, KINDS[2:]))
     ]
     return pd.concat(parts, ignore_index=True)
 

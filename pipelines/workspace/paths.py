@@ -93,6 +93,11 @@ class Workspace:
         return self.reports / "leaderboard.csv"
 
     @property
+    def page(self) -> Path:
+        """All results as one page for a browser."""
+        return self.reports / "index.html"
+
+    @property
     def leaderboard_page(self) -> Path:
         """The leaderboard as Markdown."""
         return self.reports / "leaderboard.md"

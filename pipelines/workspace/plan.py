@@ -19,6 +19,7 @@ from clflow.config.params import Params
 from clflow.data.manifest import category_rows, data_hash, read_manifest
 from clflow.errors import ParameterError
 from clflow.files import fingerprint, read_json, sweep, write_json
+from clflow.provenance import files_of
 from clflow.synthesis.category import synthesis_inputs
 from pipelines.workspace.cells import ALL, MARKER, Cell, Selection
 from pipelines.workspace.keys import Inputs, code_inputs, differences, scoring_inputs, training_inputs
@@ -249,7 +250,11 @@ class Plan:
     def _report(self) -> Any:
         model, benchmark = self.params.model, self.params.benchmark.model_dump(mode="json", exclude={"datasets"})
         shown = {"benchmark": benchmark, "backbone": model.backbone, "strides": list(model.strides)}
-        return {"cells": self._evaluate(), "shown": shown, **code_inputs("pipelines.reporting.pages")}
+        templates = files_of("pipelines/reporting/page")
+        return {
+            **{"cells": self._evaluate(), "shown": shown, "templates": templates},
+            **code_inputs("pipelines.reporting.pages"),
+        }
 
     def _promote(self) -> Any:
         if self.dataset not in self.params.promotion.datasets:

@@ -74,7 +74,7 @@ def test_outputs_are_where_the_workspace_has_them():
     tables = names(HERE.cells_table, HERE.pro_table, HERE.protocol, HERE.leaderboard_table)
     assert outs("aggregate").keys() == tables | names(HERE.metrics)
     assert tables <= {*deps("report")}
-    assert outs("report").keys() == names(HERE.leaderboard_page, HERE.gallery, HERE.plots)
+    assert outs("report").keys() == names(HERE.page, HERE.leaderboard_page, HERE.gallery, HERE.plots)
     assert outs("promote").keys() == names(HERE.promotion_table(DATASET))
 
 

@@ -49,6 +49,7 @@ def test_everything_is_written(reported: Scored) -> None:
         "gallery/overview.png",
         "gallery/parts/01.png",
         "gallery/parts/nut.png",
+        "index.html",
         "leaderboard.csv",
         "leaderboard.md",
         "metrics.json",
