@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,14 @@ def environment(**variables: str) -> dict[str, str]:
 
 
 def run(
-    *command: str, cwd: Path | None = None, stderr: int = subprocess.STDOUT, **variables: str
+    *command: str, cwd: Path | None = None, stderr: int = subprocess.STDOUT, variables: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run a command of this environment, with these environment variables beside those that are; what it says is in
     ``stdout``, unless ``stderr`` is to be apart."""
     return subprocess.run(
         [str(BIN / command[0]), *command[1:]],
         cwd=cwd,
-        env=environment(**variables),
+        env=environment(**(variables or {})),
         stdout=subprocess.PIPE,
         stderr=stderr,
         text=True,

@@ -54,7 +54,7 @@ def test_short_help(words: tuple[str, ...]):
 @pytest.mark.parametrize(("typed", "completed"), [("clflow tr", "train"), ("clflow bench sc", "scaling")])
 def test_shell_completes_verbs(typed: str, completed: str):
     last = str(len(typed.split()) - 1)
-    done = run("clflow", _CLFLOW_COMPLETE="complete_bash", COMP_WORDS=typed, COMP_CWORD=last)
+    done = run("clflow", variables={"_CLFLOW_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": last})
     assert (done.returncode, done.stdout.split()) == (0, [completed])
 
 

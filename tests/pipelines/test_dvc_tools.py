@@ -26,7 +26,7 @@ class Checkout:
     folder: Path
 
     def call(self, *command: str) -> str:
-        result = run(*command, cwd=self.folder, **WHO)
+        result = run(*command, cwd=self.folder, variables=WHO)
         assert result.returncode == 0, result.stdout
         return result.stdout
 

@@ -22,7 +22,7 @@ from tests.waiting import wait_until
 def home() -> Iterator[Path]:
     """A home folder with a token. Its path is short, for Ray makes sockets below it."""
     with tempfile.TemporaryDirectory() as folder:
-        made = run("ray", "get-auth-token", "--generate", HOME=folder, RAY_AUTH_MODE="token")
+        made = run("ray", "get-auth-token", "--generate", variables={"HOME": folder, "RAY_AUTH_MODE": "token"})
         assert made.returncode == 0, made.stdout
         yield Path(folder)
 
@@ -65,7 +65,7 @@ def workspace(tiny_source: Path, address: str, tmp_path_factory: pytest.TempPath
 def test_cluster_that_is_not_shown_its_token_is_one_sentence(workspace: Workspace, address: str, home: Path):
     # Ray tries once a second, 20 times if it is not told otherwise.
     unshown = {"HOME": str(home), "RAY_AUTH_MODE": "disabled", "RAY_NUM_REDIS_GET_RETRIES": "1"}
-    trained = run("clflow", "train", "--dataset", "folder", cwd=workspace.root, **unshown)
+    trained = run("clflow", "train", "--dataset", "folder", cwd=workspace.root, variables=unshown)
     assert trained.returncode == 2
     said = trained.stdout.splitlines()[-1]
     assert said.startswith(f"error: no Ray cluster answers at resources.cluster '{address}'")
@@ -73,6 +73,7 @@ def test_cluster_that_is_not_shown_its_token_is_one_sentence(workspace: Workspac
 
 
 def test_cells_are_trained_on_a_cluster(workspace: Workspace, home: Path):
-    done = run("clflow", "train", "--dataset", "folder", cwd=workspace.root, HOME=str(home), RAY_AUTH_MODE="token")
+    shown = {"HOME": str(home), "RAY_AUTH_MODE": "token"}
+    done = run("clflow", "train", "--dataset", "folder", cwd=workspace.root, variables=shown)
     assert done.returncode == 0, done.stdout
     assert len(list(workspace.runs("folder").glob("*/cell.json"))) == len(tiny.CATEGORIES)
