@@ -37,6 +37,11 @@ class Rank:
         """The lowest rank that keeps a false alarm rate; the highest there is where none does."""
         return cls(images, min(images, math.ceil((images + 1) * (1 - rate) - 1e-9)))
 
+    @classmethod
+    def of_rate(cls, expected: float, images: int) -> Self:
+        """The rank whose expected false alarm rate that is."""
+        return cls(images, images + 1 - round(expected * (images + 1)))
+
     @property
     def rate(self) -> float:
         """The expected false alarm rate."""

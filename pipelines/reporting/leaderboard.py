@@ -13,7 +13,7 @@ from clflow.rates import RATES
 from pipelines.reporting.formats import MISSING, TITLES, percent, rate
 from pipelines.reporting.markdown import markdown_table
 from pipelines.reporting.published import PUBLISHED, PublishedResult
-from pipelines.workspace.results import AVERAGED, CALIBRATION, HARDWARE, MEAN, TEST_IMAGES, missing_images
+from pipelines.workspace.results import AVERAGED, CALIBRATION, EXPECTED, HARDWARE, MEAN, TEST_IMAGES, missing_images
 
 if TYPE_CHECKING:
     from clflow.config.params import Params
@@ -32,8 +32,9 @@ pixels of all test images. Defective images without a mask count for image metri
 misses are shares of the normal and of the defective test images that the stored threshold judges wrongly, with
 exact 95 % intervals (Clopper and Pearson); bounds are averaged like the rates, so that those of a mean over
 categories are wider than they need be. Thresholds keep the expected false alarm rate on images like those that they
-were calibrated on; the shift is the p-value of a Kolmogorov-Smirnov test of whether the normal test images score like
-these. Where it is low, the test images are another kind of normal, and the rate is not kept."""
+were calibrated on; given these images, the rate lies in the brackets with 95 %. The shift is the p-value of a
+Kolmogorov-Smirnov test of whether the normal test images score like these. Where it is low, the test images are
+another kind of normal, and the rate is not kept."""
 
 _ANCHOR_NOTE = """\
 For orientation only: **published elsewhere, not measured here; other backbones and input sizes**, and often
@@ -197,8 +198,9 @@ def _calibrated(row: dict[Any, Any], cells: pd.DataFrame) -> list[str]:
     of_row = cells.loc[(cells["category"] == row["category"]) & (cells["method"] == row["method"])]
     if of_row.empty:
         return ["", "", ""]
-    images, expected, shift = of_row.loc[:, list(CALIBRATION)].median()
-    return [f"{images:.0f}", f"{100 * expected:.1f}", MISSING if np.isnan(shift) else f"{shift:.2g}"]
+    medians = of_row.loc[:, list(CALIBRATION)].median().to_dict()
+    images, shift = medians["calibration_images"], medians["shift_p"]
+    return [f"{images:.0f}", rate(medians, EXPECTED[0]), MISSING if np.isnan(shift) else f"{shift:.2g}"]
 
 
 def _gains(of_dataset: pd.DataFrame, seeds: tuple[int, ...]) -> list[str]:

@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import ks_2samp
 
+from clflow.calibration import Rank
 from clflow.data.images import read_mask
 from clflow.data.manifest import category_rows, read_manifest
 from clflow.errors import CellError, DataError
@@ -160,8 +161,8 @@ def _calibration(cell: Cell, normal_scores: np.ndarray, workspace: Workspace) ->
     reference = held_out.loc[held_out["label"] == 0, "image_score"].to_numpy()
     test: Any = ks_2samp(normal_scores, reference) if len(normal_scores) else None
     shift = np.nan if test is None else float(test.pvalue)
-    values = recorded["calibration_images"], recorded["expected_false_alarm_rate"], shift
-    return dict(zip(CALIBRATION, values, strict=True))
+    rank = Rank.of_rate(recorded["expected_false_alarm_rate"], recorded["calibration_images"])
+    return dict(zip(CALIBRATION, (rank.images, rank.rate, *rank.interval(), shift), strict=True))
 
 
 def _count_pixels(

@@ -23,9 +23,13 @@ milliseconds per test image from pixels to scores, in the batches of the evaluat
 TEST_IMAGES = ("test_good", "test_defective", "test_masks")
 """How many test images a category has: normal ones, defective ones, and masks of these."""
 
-CALIBRATION = ("calibration_images", "expected_false_alarms", "shift_p")
-"""Of the stored threshold: how many normal images it was calibrated on, the false alarm rate that it keeps on images
-like these, and the p-value of a two-sample Kolmogorov-Smirnov test of whether normal test images score like these."""
+EXPECTED = ("expected_false_alarms", "expected_false_alarms_lower", "expected_false_alarms_upper")
+"""The false alarm rate that a threshold keeps on images like those that it was calibrated on, with the bounds between
+which it lies with 95 %, given these images."""
+
+CALIBRATION = ("calibration_images", *EXPECTED, "shift_p")
+"""Of the stored threshold: how many normal images it was calibrated on, what it keeps, and the p-value of a two-sample
+Kolmogorov-Smirnov test of whether normal test images score like these."""
 
 HARDWARE = ("device", "arithmetic")
 """What trained a cell: the device, and the precision of the flow's subnetworks while training."""

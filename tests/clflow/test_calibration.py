@@ -25,6 +25,7 @@ def test_the_lowest_rank_that_keeps_the_rate(images: int, rate: float):
         assert rank.rank == 1 or Rank(images, rank.rank - 1).rate > rate
     else:
         assert rank.rank == images and rank.rate > rate
+    assert Rank.of_rate(rank.rate, images) == rank
     low, high = rank.interval()
     assert low < rank.rate < high
 

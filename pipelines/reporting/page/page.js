@@ -300,7 +300,7 @@ function showVerdicts() {
     ["false alarms, %", (cell) => interval(cell.figures, "false_alarms")],
     ["misses, %", (cell) => interval(cell.figures, "misses")],
     ["calibration images", (cell) => short(cell.figures.calibration_images)],
-    ["expected, %", (cell) => percent(cell.figures.expected_false_alarms)],
+    ["expected, %", (cell) => interval(cell.figures, "expected_false_alarms")],
     ["shift, p", (cell) => (cell.figures.shift_p === null ? "–" : String(Number(cell.figures.shift_p.toPrecision(2))))],
     ["image AUROC", (cell) => percent(cell.figures.image_auroc, 2)],
     ["pixel AUROC", (cell) => percent(cell.figures.pixel_auroc, 2)],

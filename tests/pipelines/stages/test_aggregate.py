@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import ks_2samp
+from scipy.stats import beta, ks_2samp
 from sklearn.metrics import roc_auc_score
 
 from clflow.errors import CellError, DataError
@@ -136,6 +136,8 @@ def test_cells_carry_recomputed_metrics_and_provenance(aggregated: Scored) -> No
     for rate in ("false_alarms", "misses"):
         assert 0 <= first[f"{rate}_lower"] < first[rate] < first[f"{rate}_upper"] <= 1
     assert (first["calibration_images"], first["expected_false_alarms"]) == (2, pytest.approx(1 / 3))
+    bounds = first["expected_false_alarms_lower"], first["expected_false_alarms_upper"]
+    assert bounds == pytest.approx(beta(1, 2).interval(0.95))
     reference = [0.1, 0.2]  # held_out.csv
     test: Any = ks_2samp(scores.loc[scores["label"] == 0, "image_score"], reference)
     assert first["shift_p"] == pytest.approx(test.pvalue)
