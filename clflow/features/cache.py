@@ -25,8 +25,8 @@ class FeatureCache:
     Args:
         folder: where the arrays lie; may be shared between workspaces, since names are hashes of content.
         budget_gb: the least recently used arrays are removed when the folder holds more than this.
-        features: what a method sees of an image, on ``device``.
-        weights: what names the backbone's weights by their content.
+        features: of a method, on ``device``.
+        weights: content hash of the backbone's weights.
         device: where features are computed.
     """
 

@@ -12,7 +12,7 @@ from clflow.features.registration import offsets, register
 
 
 def scaled(images_bhwc: Tensor) -> Tensor:
-    """RGB images (B, 3, H, W) in [0, 1] of such as they are read, (B, H, W, 3) uint8."""
+    """RGB images (B, 3, H, W) in [0, 1] from uint8 (B, H, W, 3), as they are read."""
     return images_bhwc.permute(0, 3, 1, 2).to(torch.float32) / 255
 
 
@@ -31,7 +31,7 @@ class Features(nn.Module):
 
     @property
     def identity(self) -> tuple[object, ...]:
-        """All that determines the features, but for the backbone's weights; JSON-able."""
+        """All that determines the features except the backbone's weights; serialisable as JSON."""
         return type(self).__name__, *self.backbone.strides, self.grid
 
     def of_images(self, images_bhwc: Tensor) -> Tensor:
@@ -78,7 +78,7 @@ class FeatureGrid(Features):
 
 
 class Levels(Features):
-    """The levels as they are, each with its own grid, one behind the other in a row per image."""
+    """The levels on their own grids, flattened and concatenated to one row per image."""
 
     @torch.no_grad()
     def forward(self, images_bchw: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Registration of feature levels: where their positions look, and resampling onto one grid.
+"""Registration of feature levels: offsets of their receptive fields, and resampling onto one grid.
 
 Position i of a level of stride s stands for the pixels from s i to s (i + 1), but the middle of what it looks at is
 elsewhere: a convolution of stride 2 that pads one side only, or both alike at an even size, looks half a pixel beside
@@ -18,10 +18,11 @@ _DEAD = 1e-6  # a channel that varies less says nothing
 
 @torch.enable_grad()  # wherever a detector is loaded
 def offsets(levels: Callable[[Tensor], list[Tensor]], strides: Sequence[int]) -> tuple[float, ...]:
-    """How far right of and below the middle of its pixels a position of each level looks, in pixels.
+    """Offset of each level's receptive field from the middle of its position, right and down, in pixels.
 
-    It is the centroid of the squared gradients of a central position's features with respect to noise images, the
-    effective receptive field (arXiv 1701.04128), so it depends on the pretrained model alone. Mean of both axes.
+    The middle of a receptive field is the centroid of the squared gradients of a central position's features with
+    respect to noise images (the effective receptive field, arXiv 1701.04128), so it depends on the pretrained model
+    alone. Mean of both axes.
 
     Args:
         levels: RGB images (B, 3, H, W) in [0, 1] to levels (B, C_i, H / stride_i, W / stride_i).

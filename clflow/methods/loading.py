@@ -69,7 +69,7 @@ def load_detector(folder: Path, shared: Iterable[Features] = ()) -> Detector:
 
 
 def open_features(method: Method, model: Model, weights: Weights, device: torch.device) -> tuple[Features, str]:
-    """What a method sees of an image, on a device, and what names the backbone's weights by their content.
+    """A method's features on a device, and the content hash of the backbone's weights.
 
     Raises:
         WeightsError: the weights are unavailable or do not fit.

@@ -1,4 +1,4 @@
-"""The detector: frozen features, a trained scorer of them, and thresholds; how it is kept is here, too."""
+"""The detector: frozen features, a trained scorer and thresholds; saving it to a folder."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ CONFIG_FILE = "config.json"
 
 
 class Detector(nn.Module):
-    """Frozen features plus what a method has trained on them.
+    """Frozen features, a trained scorer of them, and thresholds.
 
     Args:
         method: name of the method.
-        features: what the scorer sees of an image.
+        features: input of the scorer, computed from images.
         scorer: features of B images to score maps (B, h, w) and image scores (B,).
         model: the parameters both were built from.
         seed: the seed the scorer was built with.
@@ -56,7 +56,7 @@ class Detector(nn.Module):
         return self.scorer(self.features.of_images(images_bhwc))
 
     def parameter_count(self) -> int:
-        """Trainable parameters: what the method adds to the backbone."""
+        """Number of trainable parameters that the method adds to the backbone."""
         return sum(p.numel() for p in self.scorer.parameters() if p.requires_grad)
 
     def save(self, folder: Path) -> None:

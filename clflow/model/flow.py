@@ -73,8 +73,8 @@ class Flow(nn.Module):
 
 
 class Flows(nn.Module):
-    """Flows of the same features that know nothing of each other, whose scores are averaged (deep ensembles, arXiv
-    1612.01474): where a training ends is mostly seed noise, and the mean has less of it."""
+    """Independent flows on the same features, whose scores are averaged to reduce seed noise (deep ensembles, arXiv
+    1612.01474)."""
 
     members: list[Flow]
 
@@ -84,5 +84,5 @@ class Flows(nn.Module):
         self.members = nn.ModuleList(members)  # pyright: ignore[reportAttributeAccessIssue]
 
     def forward(self, x_nc: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Of each flow, latent (N, C) and log-determinant of the Jacobian (N,) of N positions."""
+        """Latent (N, C) and log-determinant of the Jacobian (N,) of N positions, for each flow."""
         return [flow(x_nc) for flow in self.members]

@@ -14,7 +14,7 @@ _FAR = 10.0
 
 
 def negative_log_likelihood(z_nc: Tensor, logdet_n: Tensor) -> Tensor:
-    """Of positions (N,) under a standard normal latent, in nats per dimension, up to a constant: the first loss."""
+    """Negative log-likelihood (N,) under a standard normal latent, in nats per dimension, up to a constant."""
     return (0.5 * z_nc.pow(2).sum(dim=1) - logdet_n) / z_nc.shape[1]
 
 

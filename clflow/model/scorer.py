@@ -22,7 +22,7 @@ _NORMAL_WINDOW = 5  # side in positions of the window that the normal map is ave
 
 
 class FlowScorer(nn.Module):
-    """Scores positions by how unlikely they are under flows, less the local mean, and an image by its highest.
+    """Score map: negative log-likelihood of each position under flows, less the local mean. Image score: its highest.
 
     Args:
         whitening: of all positions alike.
@@ -102,7 +102,7 @@ def build_scorer(model: Model, channels: int, grid: tuple[int, int], layout: boo
 
 
 def anomaly_score(z_nc: Tensor, logdet_n: Tensor) -> Tensor:
-    """How unlikely positions (N,) are, in nats per dimension, up to a constant.
+    """Anomaly score (N,): negative log-likelihood under Student's t, in nats per dimension, up to a constant.
 
     The flow is trained for a standard normal latent, but a rare normal position can lie a hundred standard deviations
     out in a few of its dimensions. Student's t in place of the normal lets these few count by their logarithm, so that

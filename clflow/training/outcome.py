@@ -1,4 +1,4 @@
-"""What a training leaves: the detector, its learning curves, its scores of held-out images, and its figures."""
+"""Files of a finished training: detector, learning curves, scores of calibration and held-out images, figures."""
 
 from __future__ import annotations
 
