@@ -480,12 +480,13 @@ def doctor(
     workspace: Annotated[
         Path | None, typer.Option("--workspace", help="Folder that a benchmark will work in; default: of the file.")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Check resources, paths, names, weights, images and tracking; say what is wrong, and write nothing."""
     from pipelines.doctor import examine
 
     place = Workspace((workspace or params.parent).resolve())
-    raise typer.Exit(2 if examine(load(params), place) else 0)
+    raise typer.Exit(2 if examine(load(params), place, as_json) else 0)
 
 
 @_verb(BENCHMARK, "benchmark --params line-3/params.yaml --workspace line-3/run")

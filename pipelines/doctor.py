@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 import requests
-from rich.console import Console
 
 from clflow.config.params import Params
 from clflow.config.schema import Dataset
@@ -21,6 +22,7 @@ from clflow.data.manifest import FILE, read_manifest
 from clflow.errors import ClflowError, DataError
 from clflow.files import cache_folder, require_writable
 from clflow.plugins import GROUPS, installed
+from pipelines import console
 from pipelines.workspace.names import require_known
 from pipelines.workspace.paths import Workspace
 
@@ -32,9 +34,22 @@ class Note(str):
     """A line about what stops no benchmark, but may spoil its numbers."""
 
 
-def examine(params: Params, workspace: Workspace) -> int:
-    """Run all checks, print a line for each, and return how many found something wrong. Nothing is written."""
-    console = Console(soft_wrap=True, highlight=False)
+@dataclass(frozen=True)
+class Finding:
+    """What a check found."""
+
+    check: str
+    verdict: Literal["ok", "note", "wrong"]
+    message: str
+
+    def __str__(self) -> str:
+        verdict = "WRONG" if self.verdict == "wrong" else self.verdict
+        return f"{verdict:5}  {self.check}: {self.message}"
+
+
+def examine(params: Params, workspace: Workspace, as_json: bool = False) -> int:
+    """Run all checks, print a line for each finding, or all as JSON, and return how many checks found something wrong.
+    Nothing is written."""
     checks: list[tuple[str, Callable[[Params, Workspace], Iterator[str]]]] = [
         ("resources", _resources),
         ("paths", _paths),
@@ -45,18 +60,30 @@ def examine(params: Params, workspace: Workspace) -> int:
         ("images", _images),
         ("tracking", _tracking),
     ]
-    wrong = notes = 0
+    findings = []
     for name, check in checks:
-        try:
-            for line in check(params, workspace):
-                notes += isinstance(line, Note)
-                console.print(f"{'note ' if isinstance(line, Note) else 'ok   '}  {name}: {line}", markup=False)
-        except ClflowError as error:
-            wrong += 1
-            console.print(f"WRONG  {name}: {error}", markup=False)
-    fine = f"Nothing is wrong; {notes} notes say what may mislead." if notes else "All is well."
-    console.print(f"{wrong} of {len(checks)} checks found something wrong." if wrong else fine, markup=False)
+        for finding in _findings(name, check(params, workspace)):
+            findings.append(finding)
+            if not as_json:
+                print(finding)
+    verdicts = [finding.verdict for finding in findings]
+    wrong, notes = verdicts.count("wrong"), verdicts.count("note")
+    if as_json:
+        console.write_json([asdict(finding) for finding in findings])
+    elif wrong:
+        print(f"{wrong} of {len(checks)} checks found something wrong.")
+    else:
+        print(f"Nothing is wrong; {notes} notes say what may mislead." if notes else "All is well.")
     return wrong
+
+
+def _findings(check: str, lines: Iterator[str]) -> Iterator[Finding]:
+    """The findings of a check, whose error is the last of them."""
+    try:
+        for line in lines:
+            yield Finding(check, "note" if isinstance(line, Note) else "ok", line)
+    except ClflowError as error:
+        yield Finding(check, "wrong", str(error))
 
 
 def _resources(params: Params, workspace: Workspace) -> Iterator[str]:

@@ -12,7 +12,7 @@ from PIL import Image
 from clflow.config.params import Params, load
 from clflow.errors import DataError, ParameterError, WeightsError
 from pipelines import doctor
-from pipelines.doctor import Note
+from pipelines.doctor import Finding, Note
 from pipelines.workspace.paths import Workspace
 from tests import tiny
 
@@ -24,6 +24,11 @@ def params(tmp_path: Path, source: Path, **changes: Any) -> Params:
 @pytest.fixture
 def source(tiny_source: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_source, tmp_path / "source"))
+
+
+def test_a_finding_is_a_line():
+    lines = [str(Finding("images", verdict, "few")) for verdict in ("ok", "note", "wrong")]
+    assert lines == ["ok     images: few", "note   images: few", "WRONG  images: few"]
 
 
 def test_a_category_that_does_not_exist_is_wrong(tmp_path: Path):

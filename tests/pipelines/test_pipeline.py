@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -259,12 +258,14 @@ def test_doctor_says_what_is_wrong(
         "resources__feature_cache_gb": 1e9,
     }
     tiny.write_params(params, tiny.params_tree(tmp_path / "nowhere", **changes))
-    result = run("clflow", "doctor", "--params", str(params))
+    result = run("clflow", "doctor", "--json", "--params", str(params), stderr=subprocess.PIPE)
     assert result.returncode == 2
+    findings = json.loads(result.stdout)
     for check, words in (
         ("weights", "absent.pth"),
         ("datasets", "nowhere"),
         ("resources", "cpus_per_worker"),
         ("paths", "feature_cache_gb"),
     ):
-        assert re.search(rf"^WRONG  {check}: .*{words}", result.stdout, re.MULTILINE)
+        (wrong,) = [found["message"] for found in findings if (found["check"], found["verdict"]) == (check, "wrong")]
+        assert words in wrong
