@@ -50,6 +50,10 @@ class Registry(Generic[T]):
         """All names, those of clflow first."""
         return list(dict.fromkeys([*self.own, *(entry.name for entry in installed(self.group))]))
 
+    def nearest(self, name: str) -> str:
+        """``; did you mean 'x'?`` for the name nearest to one that is unknown; empty where none is near."""
+        return did_you_mean(name, self.names())
+
     def find(self, name: str) -> T:
         """The object of a name.
 
@@ -91,8 +95,7 @@ class Registry(Generic[T]):
         found = [EntryPoint(name, self.own[name], self.group)] if name in self.own else []
         found += [entry for entry in installed(self.group) if entry.name == name]
         if not found:
-            names = self.names()
-            near = did_you_mean(name, names) or f"; known are {', '.join(names)}."
+            near = self.nearest(name) or f"; known are {', '.join(self.names())}."
             raise ParameterError(f"there is no {self._noun} {name!r}{near}")
         if len(found) > 1:
             first, *others = map(self._of, found)

@@ -63,13 +63,13 @@ def find(name: str, layout: str | None = None) -> Entry:
     """
     names = DATASETS.names()
     if layout is None and name not in names:
-        near = did_you_mean(name, names) or "."
+        near = DATASETS.nearest(name) or "."
         raise ParameterError(
             f"dataset {name!r} is none of {', '.join(names)}, so data.{name} needs a layout: `layout: {FOLDER}` is for "
             f"your own images{near}"
         )
     if layout is not None and layout not in names:
-        near = did_you_mean(layout, names) or f"; name one of {', '.join(names)}."
+        near = DATASETS.nearest(layout) or f"; name one of {', '.join(names)}."
         raise ParameterError(f"data.{name}.layout {layout!r} is unknown{near}")
     return DATASETS.find(layout or name)
 

