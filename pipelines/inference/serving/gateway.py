@@ -1,6 +1,7 @@
 """The gateway: HTTP for people and machines. It checks what comes in and counts what goes out; scorers do the work."""
 
-# Annotations must be objects here: Ray sends the endpoints to the replica, where FastAPI could not look up their names.
+# Ray sends the endpoints to the replica as they are when their class is made: annotations must be objects, and what
+# they use must stand before them.
 import asyncio
 import base64
 import io
@@ -115,6 +116,11 @@ _REFUSALS = _problems(
     }
 )
 _NOT_READY = _problems({503: "Not ready yet, or not for a moment."})
+
+
+def _text(content: bytes | None) -> str | None:
+    """A file in base64."""
+    return None if content is None else base64.b64encode(content).decode()
 
 
 @app.exception_handler(RequestValidationError)
@@ -275,8 +281,3 @@ class Gateway:
         if isinstance(answer, Refusal):
             raise HTTPException(answer.status, answer.detail)
         return answer
-
-
-def _text(content: bytes | None) -> str | None:
-    """A file in base64."""
-    return None if content is None else base64.b64encode(content).decode()
