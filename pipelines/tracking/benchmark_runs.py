@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import fmean
 
-from clflow.files import fingerprint, read_json
+from clflow.files import file_sha256, fingerprint, read_json
+from clflow.metrics import METRICS
+from clflow.rates import RATES
 from pipelines.tracking.executions import Execution, Executions
 from pipelines.tracking.runs import EXECUTION, RESULTS, ROLE, Runs, flat, now
 from pipelines.workspace.paths import Workspace
@@ -38,21 +41,34 @@ class BenchmarkRuns:
 
     def log_results(self, execution: Execution) -> None:
         """Log what reports/ holds as the results of an execution, unless they are logged."""
-        reports, run = self._workspace, self.of(execution)
+        run, means = self.of(execution), read_json(self._workspace.metrics)
         figures = {
             f"{dataset}.{method}.{name}": float(value)
-            for dataset, methods in read_json(self._workspace.metrics).items()
+            for dataset, methods in means.items()
             for method, metrics in methods.items()
             for name, value in metrics.items()
         }
-        state = fingerprint(figures)
+        figures |= _headline(means, execution.params["benchmark"]["methods"][0])
+        state = fingerprint([figures, self._pages()])
         if self._runs.client.get_run(run).data.tags.get(RESULTS) == state:
             return
         self._runs.log_figures(run, figures, now(), step=0)
-        for path in filter(Path.exists, (reports.leaderboard_table, reports.leaderboard_page, reports.cells_table)):
-            self._runs.client.log_artifact(run, str(path))
+        self._log_pages(run)
         self._runs.set_tags(run, {RESULTS: state})
         self._runs.client.set_terminated(run)
+
+    def _pages(self) -> dict[str, str]:
+        """Hash of every file of the pages."""
+        found = (file for page in self._workspace.pages for file in (page, *page.rglob("*")) if file.is_file())
+        return {str(file.relative_to(self._workspace.reports)): file_sha256(file) for file in sorted(found)}
+
+    def _log_pages(self, run: str) -> None:
+        """Log the pages as they lie in reports/, so that their pictures are where they look for them."""
+        for page in filter(Path.exists, self._workspace.pages):
+            if page.is_dir():
+                self._runs.client.log_artifacts(run, str(page), page.name)
+            else:
+                self._runs.client.log_artifact(run, str(page))
 
     def _describe(self, run: str, execution: Execution) -> None:
         protocol = execution.params["protocol"]
@@ -62,3 +78,11 @@ class BenchmarkRuns:
         self._runs.client.log_dict(run, block, "protocol.json")
         tags = {"commit": execution.commit, "clflow.protocol_hash": block["hash"], _DESCRIBED: "true"}
         self._runs.set_tags(run, tags)
+
+
+def _headline(means: dict[str, dict[str, dict[str, float]]], method: str) -> dict[str, float]:
+    """The means of a method over all datasets, named like the figures of cells, so that both are in the same columns of
+    MLflow's table of runs."""
+    of_method = [methods[method] for methods in means.values() if method in methods]
+    values = {name: [figures[name] for figures in of_method if name in figures] for name in (*METRICS, *RATES)}
+    return {f"test_{name}": fmean(found) for name, found in values.items() if found}

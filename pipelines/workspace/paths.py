@@ -122,6 +122,11 @@ class Workspace:
         """Heat maps of test images."""
         return self.reports / "gallery"
 
+    @property
+    def pages(self) -> tuple[Path, ...]:
+        """The tables, pages and folders of `reports` that link to each other by where they lie in it."""
+        return self.leaderboard_table, self.leaderboard_page, self.cells_table, self.plots, self.gallery
+
     def promotion_table(self, dataset: str) -> Path:
         """The verdicts of the last promotion."""
         return self.reports / f"promotion-{dataset}.csv"

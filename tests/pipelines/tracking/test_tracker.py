@@ -108,6 +108,10 @@ def test_execution_is_a_run_and_so_is_every_training_of_a_cell(bench: Bench, any
     first, second = bench.cells
     for cell in bench.cells:  # a process each, as the stages of two datasets are
         bench.train(bench.connect(), cell)
+    bench.workspace.leaderboard_page.write_text("![Accuracy](plots/cost.png)")
+    for picture in (bench.workspace.plots / "cost.png", bench.workspace.gallery / "parts" / "nut.png"):
+        picture.parent.mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(picture)
     Executions(bench.workspace).report(bench.params)
     tracker = bench.connect()
     bench.sync(tracker)
@@ -118,8 +122,13 @@ def test_execution_is_a_run_and_so_is_every_training_of_a_cell(bench: Bench, any
     assert parent.data.tags["clflow.protocol_hash"] == fingerprint(bench.protocol)
     assert parent.data.params["train.steps"] == str(bench.params.train.steps)
     assert parent.data.metrics["parts.clflow.image_auroc"] == 0.9
-    artifacts = {file.path for file in bench.client.list_artifacts(parent.info.run_id)}
-    assert {"params.yaml", "protocol.json"} <= artifacts
+    assert parent.data.metrics["test_image_auroc"] == 0.9  # in the column of the cells
+    artifacts = {
+        file.path
+        for folder in ("", "plots", "gallery/parts")
+        for file in bench.client.list_artifacts(parent.info.run_id, folder)
+    }
+    assert {"params.yaml", "protocol.json", "leaderboard.md", "plots/cost.png", "gallery/parts/nut.png"} <= artifacts
     for cell in bench.cells:
         run = bench.run_of(cell)
         assert run.info.status == "FINISHED" and run.data.tags["mlflow.parentRunId"] == parent.info.run_id
