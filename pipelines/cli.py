@@ -444,11 +444,15 @@ def promote(
     source: Annotated[
         str | None, typer.Option("--source", help="MLflow URI; its champions are copied, not this workspace's cells.")
     ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Make it champion, whatever speaks against it.")] = False,
+    reason: Annotated[str, typer.Option("--reason", help="Why, with --force; it is kept with the version.")] = "",
     params: ParamsFile = DEFAULT,
 ) -> None:
     """Register models, and make those champion that are better than the present one."""
     if everything == (dataset is not None) or (everything and category):
         raise ClflowError("name one --dataset, with --category or all its categories, or --all datasets.")
+    if force != bool(reason.strip()) or (force and not category):
+        raise ClflowError("--force needs the --category that it is about, and a --reason, which needs --force in turn.")
     if dataset is None:
         loaded, workspace = _load(params)
         wanted = {name: loaded.data[name].categories for name in loaded.benchmark.datasets}
@@ -457,7 +461,7 @@ def promote(
         wanted = {dataset: _categories(loaded, dataset, category)}
     from pipelines.stages import promote as stage
 
-    stage.run(loaded, wanted, workspace, source, dry_run)
+    stage.run(loaded, wanted, workspace, source, dry_run, reason if force else None)
 
 
 @_verb(REGISTRY, "rollback --dataset mvtec_ad --category screw")

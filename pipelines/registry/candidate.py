@@ -8,7 +8,7 @@ from pathlib import Path
 
 from clflow.config.params import Params
 from clflow.errors import PromotionError
-from pipelines.registry.champions import Registry, number
+from pipelines.registry.champions import FORCED, Registry, number
 from pipelines.registry.evidence import Evidence, file_hashes, of_workspace
 from pipelines.registry.locate import CHAMPION, registered_name
 from pipelines.workspace import cells
@@ -65,6 +65,8 @@ def from_registry(params: Params, dataset: str, category: str, source: Registry,
     if (cell.dataset, cell.category) != (dataset, category) or not cells.is_complete(folder, cell.key):
         raise PromotionError(f"version {number(version)} in MLflow at {source.uri} is no such cell; promote it again.")
     origin = f"version {number(version)} at {_without_password(source.uri)}"
+    if version.tags.get(FORCED):
+        origin += f", forced there: {version.tags[FORCED]}"
     candidate = Candidate(evidence, Workspace(into), origin, None)
     candidate.folder.parent.mkdir(parents=True)
     folder.rename(candidate.folder)

@@ -25,6 +25,7 @@ from pipelines.registry.evidence import FILE, Evidence
 from pipelines.registry.locate import CHAMPION, SCHEME, download
 from pipelines.tracking.runs import CELL_KEY, MODEL, RECORD, Runs
 from pipelines.tracking.server import reason
+from pipelines.workspace.cells import Cell
 from pipelines.workspace.person import person
 
 CHALLENGER = "challenger"
@@ -32,6 +33,7 @@ CHALLENGER = "challenger"
 
 VERDICT, REASONS = "clflow.verdict", "clflow.reasons"
 COMPARED_WITH, REPLACED, TEST_HASH = "clflow.compared_with", "clflow.replaced", "clflow.test_hash"
+FORCED = "clflow.forced"
 ROLLED_BACK_BY, ROLLED_BACK_AT = "clflow.rolled_back_by", "clflow.rolled_back_at"
 _EVIDENCE = "evidence"  # folder of the run's artifacts
 _ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # the model, the alias
@@ -104,6 +106,7 @@ class Registry:
     def register(self, name: str, model: LoggedModel, evidence: Evidence) -> ModelVersion:
         """Make the logged model of a cell a version, and challenger for now."""
         self._ensure_model(name)
+        self.client.update_registered_model(name, _description(name, evidence.cell))
         # A database of MLflow's own looks the model up on the server of the process, whomever it is asked by.
         mlflow.set_tracking_uri(self.uri)
         tags = {CELL_KEY: evidence.cell.key, RECORD: evidence.record}
@@ -120,10 +123,16 @@ class Registry:
             self.client.log_artifacts(run, folder, _EVIDENCE)
 
     def describe(self, version: ModelVersion, tags: dict[str, str], description: str) -> None:
-        """Set tags and description of a version."""
+        """Set tags and description of a version; where its run is and how to load it are added to what is said."""
         for key, value in tags.items():
             self.client.set_model_version_tag(version.name, version.version, key, value)
-        self.client.update_model_version(version.name, version.version, description)
+        run = self.client.get_run(str(version.run_id)).info
+        uri = f"{SCHEME}{version.name}/{number(version)}"
+        more = (
+            f"[Run {run.run_name}](#/experiments/{run.experiment_id}/runs/{run.run_id}). Load it: "
+            f'`clflow predict --model {uri} --out judged <images>`, or `mlflow.pyfunc.load_model("{uri}")`.'
+        )
+        self.client.update_model_version(version.name, version.version, f"{description}\n\n{more}")
 
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
@@ -160,6 +169,8 @@ class Registry:
                 raise PromotionError(f"{happened} champion of {name} meanwhile; promote again.")
             # The alias last: it is what counts, and a champion without tags could not be rolled back.
             self.describe(version, tags, description)
+            for tag in {ROLLED_BACK_BY, ROLLED_BACK_AT} & version.tags.keys():
+                self.client.delete_model_version_tag(name, version.version, tag)
             self.client.set_registered_model_alias(name, CHAMPION, version.version)
             challenger = self.aliased(name, CHALLENGER)
             if challenger is not None and number(challenger) == number(version):
@@ -178,8 +189,8 @@ class Registry:
             previous = self._version(name, champion.tags.get(REPLACED))
             if previous is None or ROLLED_BACK_BY in previous.tags:
                 raise PromotionError(
-                    f"version {number(champion)} of {name} replaced no version that could be champion again; "
-                    "promote another cell instead."
+                    f"version {number(champion)} of {name} replaced no version that could be champion again; promote "
+                    "another cell, or the one that was rolled back with --force."
                 )
             for tag, value in ((ROLLED_BACK_BY, person()), (ROLLED_BACK_AT, now())):
                 self.client.set_model_version_tag(name, champion.version, tag, value)
@@ -225,6 +236,18 @@ class Registry:
             f"{tags.get('since', 'just now')}; promote again in a moment, and if that process is dead, delete the "
             f"registered model {lock} in MLflow first."
         )
+
+
+def _description(name: str, cell: Cell) -> str:
+    """What a registered model is, and how to use it."""
+    champion = f"{SCHEME}{name}@{CHAMPION}"
+    return (
+        f"Detectors of visual anomalies in images of {cell.category} (dataset {cell.dataset}). The alias {CHAMPION} "
+        "marks the version in use; each version says what was measured, and why it is champion or not.\n\n"
+        f"Use it: `clflow predict --model {champion} --out judged <images>`, `clflow serve --dataset {cell.dataset} "
+        f'--category {cell.category}`, or `mlflow.pyfunc.load_model("{champion}")`. `clflow promote` and '
+        "`clflow rollback` move the alias."
+    )
 
 
 def number(version: ModelVersion) -> int:

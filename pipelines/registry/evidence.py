@@ -34,6 +34,9 @@ from pipelines.workspace.results import (
 )
 
 FILE, SCORES = "evidence.json", "scores.csv"
+CALIBRATED = ("calibration_images", "expected_false_alarm_rate")
+"""Figures of the stored threshold: how many images it was calibrated on, and the rate that it keeps on such images."""
+
 _IMAGE = ["path", "label"]
 
 
@@ -47,8 +50,8 @@ class Evidence:
         data_hash: of its training images.
         test_hash: of the test images that were scored.
         protocol: block of the parameters under which it was measured.
-        metrics: figures that exist: metrics of the test images, rates at the stored threshold with their bounds, and
-            figures of validation. Without any mask there are no pixel metrics, and so on.
+        metrics: figures that exist: metrics of the test images, rates at the stored threshold with their bounds, those
+            of `CALIBRATED`, and figures of validation. Without any mask there are no pixel metrics, and so on.
         files: path in the cell's folder to SHA-256.
         scores: ``path``, ``label`` and ``image_score`` of every test image; there may be none.
     """
@@ -165,7 +168,9 @@ def of_workspace(params: Params, dataset: str, category: str, workspace: Workspa
         data_hash=record["data_hash"],
         test_hash=test_hash,
         protocol=protocol,
-        metrics=_metrics(cell, row, scores, record["image_threshold"]) | _validation(cell, workspace),
+        metrics=_metrics(cell, row, scores, record["image_threshold"])
+        | {name: float(record[name]) for name in CALIBRATED}
+        | _validation(cell, workspace),
         files=file_hashes(workspace.run(cell)),
         scores=scores,
     )

@@ -6,7 +6,7 @@ import os
 import platform
 import statistics
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +38,7 @@ class Judgement:
         gain: in AUROC over the champion; None if there is no champion.
         latency_ms: median per image.
         machine: where that was measured.
+        forced: why a person overruled it; empty if nobody did.
     """
 
     wins: bool
@@ -45,6 +46,13 @@ class Judgement:
     gain: Gain | None
     latency_ms: float
     machine: str
+    forced: str = ""
+
+    def overruled(self, why: str, problems: tuple[str, ...]) -> Judgement:
+        """The judgement by which a person's will is done, whatever speaks against it; ``problems`` does so, too."""
+        against = (*problems, *(() if self.wins else self.reasons))
+        others = tuple(f"despite: {each}" for each in against) or self.reasons
+        return replace(self, wins=True, reasons=(f"forced: {why}", *others), forced=why)
 
 
 @dataclass(frozen=True)

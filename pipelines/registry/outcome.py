@@ -14,7 +14,7 @@ from clflow.files import write_atomically
 from clflow.metrics import METRICS
 from clflow.rates import AT_THRESHOLD, RATES
 from pipelines.registry import champions
-from pipelines.registry.evidence import Evidence
+from pipelines.registry.evidence import CALIBRATED, Evidence
 from pipelines.registry.gate import Judgement
 from pipelines.workspace.person import person
 
@@ -59,12 +59,12 @@ class Outcome:
         }
 
     def description(self) -> str:
-        """A sentence for the version of a candidate that was judged."""
+        """Sentences for the version of a candidate that was judged."""
         assert self.evidence is not None, "what was judged has evidence"
         evidence = self.evidence
         return (
-            f"Cell {evidence.cell.name} of commit {evidence.commit[:12]}: {_figures(evidence)}. It is {self.verdict}, "
-            f"because {'; '.join(self.reasons)}."
+            f"{self.dataset}/{self.category}, cell {evidence.cell.name} of commit {evidence.commit[:12]}: "
+            f"{_figures(evidence)}. It is {self.verdict}, because {'; '.join(self.reasons)}.{_threshold(evidence)}"
         )
 
     def tags(self, origin: str, compared_with: int | None) -> dict[str, str]:
@@ -76,6 +76,7 @@ class Outcome:
             champions.VERDICT: self.verdict,
             champions.REASONS: "; ".join(self.reasons),
             champions.COMPARED_WITH: str(compared_with or "none"),
+            champions.FORCED: judgement.forced,
             champions.TEST_HASH: evidence.test_hash,
             "clflow.origin": origin,
             "clflow.commit": evidence.commit,
@@ -103,6 +104,14 @@ def _figures(evidence: Evidence) -> str:
             value, lower, upper = (100 * metrics[f"{rate}{bound}"] for bound in ("", "_lower", "_upper"))
             words.append(f"{rate.replace('_', ' ')} {value:.1f} % (95 % interval {lower:.1f} to {upper:.1f} %)")
     return ", ".join(words)
+
+
+def _threshold(evidence: Evidence) -> str:
+    """What its threshold promises; empty for evidence that does not tell."""
+    if not evidence.metrics.keys() >= {*CALIBRATED}:
+        return ""
+    images, rate = (evidence.metrics[name] for name in CALIBRATED)
+    return f" Its threshold keeps a false alarm rate of {rate:.2%} on images like the {images:.0f} of its calibration."
 
 
 def write_table(path: Path, outcomes: list[Outcome]) -> None:

@@ -33,9 +33,19 @@ from pipelines.workspace.results import has_both_classes
 
 _log = logging.getLogger(__name__)
 
+_READMIT = (
+    "to make it champion again, promote it with --force and --reason; to let it compete again, delete in MLflow the "
+    f"tags {champions.ROLLED_BACK_BY} and {champions.ROLLED_BACK_AT} of it"
+)
+
 
 def run(
-    params: Params, wanted: dict[str, tuple[str, ...]], workspace: Workspace, source: str | None, dry_run: bool
+    params: Params,
+    wanted: dict[str, tuple[str, ...]],
+    workspace: Workspace,
+    source: str | None,
+    dry_run: bool,
+    forced: str | None = None,
 ) -> None:
     """Promote candidates, print a line for each, and write reports/promotion-<dataset>.csv.
 
@@ -45,6 +55,8 @@ def run(
         workspace: whose cells are promoted, and whose MLflow server has the registry.
         source: MLflow server from whose registry the champions are copied, instead of promoting cells.
         dry_run: only print what would be.
+        forced: why they are to become champions, whatever the judgement says and also after a rollback; what does not
+            match its evidence is refused still. None if they are not forced.
 
     Raises:
         PromotionError: categories were refused; the others are done.
@@ -56,7 +68,7 @@ def run(
     for server in (target, origin):
         if server is not None:
             server.require_answer()
-    promoter = Promoter(params, workspace, target, origin, dry_run)
+    promoter = Promoter(params, workspace, target, origin, dry_run, forced)
     refused = []
     for dataset, categories in wanted.items():
         outcomes = []
@@ -96,6 +108,7 @@ class Promoter:
     target: Registry
     source: Registry | None
     dry_run: bool
+    forced: str | None
 
     def promote(self, dataset: str, category: str) -> Outcome:
         """Promote one category; an error becomes the reason of a refusal, so that it stops no other."""
@@ -117,12 +130,14 @@ class Promoter:
         model = self._logged(candidate, scratch)
         champion = self.target.aliased(name, CHAMPION)
         known = self.target.versions_of_cell(name, evidence.cell.key)
-        settled = _settled(known, champion, evidence.record)
-        if settled is not None:
-            version, why = settled
-            return Outcome(dataset, category, UNCHANGED, (why,), number(version), evidence)
+        if champion is not None and _is_of(champion, evidence.record):
+            return Outcome(dataset, category, UNCHANGED, ("it is champion already",), number(champion), evidence)
+        rolled_back = _rolled_back(known)
+        if rolled_back is not None and self.forced is None:
+            version, why = rolled_back
+            return Outcome(dataset, category, UNCHANGED, (f"{why}; {_READMIT}",), number(version), evidence)
 
-        judgement = self._judge(candidate, champion, scratch)
+        judgement = self._judge(candidate, champion, scratch, (rolled_back[1],) if rolled_back else ())
         verdict = CHAMPION if judgement.wins else CHALLENGER
         outcome = Outcome(dataset, category, verdict, judgement.reasons, None, evidence, judgement)
         same = [version for version in known if _is_of(version, evidence.record)]
@@ -164,14 +179,24 @@ class Promoter:
             )
         return model
 
-    def _judge(self, candidate: Candidate, champion: ModelVersion | None, scratch: Path) -> Judgement:
-        """Judge it, and compare it with the champion if there is one.
+    def _judge(
+        self, candidate: Candidate, champion: ModelVersion | None, scratch: Path, problems: tuple[str, ...]
+    ) -> Judgement:
+        """Judge it, and compare it with the champion if there is one; problems speak against it if it is forced.
 
         Raises:
-            PromotionError: see `_comparison`.
+            PromotionError: see `_comparison`; if it is forced, that is a problem, too.
         """
-        comparison = self._comparison(candidate, champion, scratch) if champion else None
-        return judge(candidate.evidence, candidate.folder, comparison, self.params.promotion)
+        comparison = None
+        if champion is not None:
+            try:
+                comparison = self._comparison(candidate, champion, scratch)
+            except PromotionError as error:
+                if self.forced is None:
+                    raise
+                problems = (*problems, str(error))
+        judgement = judge(candidate.evidence, candidate.folder, comparison, self.params.promotion)
+        return judgement if self.forced is None else judgement.overruled(self.forced, problems)
 
     def _comparison(self, candidate: Candidate, champion: ModelVersion, scratch: Path) -> Comparison:
         """Compare with the champion's stored scores; if they are of other images, with its scores of these; and without
@@ -224,18 +249,12 @@ class Promoter:
             raise
 
 
-def _settled(known: list[ModelVersion], champion: ModelVersion | None, record: str) -> tuple[ModelVersion, str] | None:
-    """A version of the cell that leaves nothing to judge, and why: the very model is champion, or a model of the cell
-    was rolled back, as which one trained again is not to come back."""
-    for version in known:
-        if champion is not None and number(version) == number(champion) and _is_of(version, record):
-            return version, "it is champion already"
+def _rolled_back(known: list[ModelVersion]) -> tuple[ModelVersion, str] | None:
+    """The first version of a cell that was rolled back, as which one trained again is not to come back, and by whom."""
     for version in known:
         if champions.ROLLED_BACK_BY in version.tags:
             by, at = version.tags[champions.ROLLED_BACK_BY], version.tags[champions.ROLLED_BACK_AT]
-            tags = f"{champions.ROLLED_BACK_BY} and {champions.ROLLED_BACK_AT}"
-            why = f"it was rolled back by {by} at {at}; to let it compete again, delete in MLflow the tags {tags} of it"
-            return version, why
+            return version, f"it was rolled back by {by} at {at}"
     return None
 
 

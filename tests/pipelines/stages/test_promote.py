@@ -39,7 +39,7 @@ from clflow.files import fingerprint, read_json, write_json
 from clflow.methods.loading import load_detector
 from clflow.methods.registry import find_method
 from clflow.model.detector import WEIGHTS_FILE, Detector
-from pipelines.registry.champions import CHALLENGER, Registry, number
+from pipelines.registry.champions import CHALLENGER, FORCED, Registry, number
 from pipelines.registry.evidence import file_hashes, of_workspace
 from pipelines.registry.locate import CHAMPION, registered_name
 from pipelines.stages import fetch, promote
@@ -94,8 +94,10 @@ class Bench:
         aggregate([self.cell(seed, category) for seed in seeds], self.params, self.workspace)
         return cell
 
-    def promote(self, *categories: str, source: str | None = None, dry_run: bool = False) -> None:
-        promote.run(self.params, {"folder": categories or ("disc",)}, self.workspace, source, dry_run)
+    def promote(
+        self, *categories: str, source: str | None = None, dry_run: bool = False, forced: str | None = None
+    ) -> None:
+        promote.run(self.params, {"folder": categories or ("disc",)}, self.workspace, source, dry_run, forced)
 
     def rows(self) -> dict[str, dict[str, str]]:
         """What was reported, by category."""
@@ -222,7 +224,15 @@ def test_first_model_with_floors_met_becomes_champion_with_its_evidence(bench: B
     assert float(tags["clflow.latency_ms"]) > 0
     assert tags["clflow.compared_with"] == "none"
     assert tags["clflow.promoted_by"] and tags["clflow.promoted_at"]
-    assert champion.description and cell.name in champion.description and "champion" in champion.description
+    assert champion.description is not None
+    for words in (
+        f"folder/disc, cell {cell.name} of commit 0123456789ab: image AUROC 1.0000, false alarms 0.0 % (95 %",
+        "It is champion, because there was no champion. Its threshold keeps a false alarm rate of 50.00% on images",
+        f"/runs/{champion.run_id}). Load it: `clflow predict --model models:/{DISC}/1 ",
+    ):
+        assert words in champion.description
+    described = bench.registry.client.get_registered_model(DISC).description
+    assert described and "images of disc (dataset folder)" in described and f"models:/{DISC}@champion" in described
     evidence = bench.registry.evidence(champion)
     stored = pd.read_csv(bench.workspace.score(cell) / "scores.csv")
     pd.testing.assert_frame_equal(evidence.scores, stored.drop(columns=["defect", "mask"]))
@@ -328,9 +338,40 @@ def test_rollback_brings_back_what_was_replaced_and_keeps_it(bench: Bench):
     row = bench.rows()["disc"]
     assert (row["version"], row["verdict"]) == ("2", "unchanged") and "rolled back by" in row["reasons"]
     assert "delete in MLflow the tags clflow.rolled_back_by and clflow.rolled_back_at of it" in row["reasons"]
+    assert "to make it champion again, promote it with --force and --reason" in row["reasons"]
     with pytest.raises(PromotionError, match="replaced no version"):
         promote.rollback("folder", "disc", bench.workspace)
     assert version_of(bench.registry, CHAMPION) == 1
+
+    bench.promote(forced="the camera was at fault")
+    tags = get_version(bench.registry, "2").tags
+    assert version_of(bench.registry, CHAMPION) == 2
+    assert tags["clflow.forced"] == "the camera was at fault"
+    assert tags["clflow.reasons"].startswith("forced: the camera was at fault; despite: it was rolled back by ")
+    assert not [tag for tag in tags if tag.startswith("clflow.rolled_back")]
+    promote.rollback("folder", "disc", bench.workspace)  # it is like any other champion
+    assert version_of(bench.registry, CHAMPION) == 1
+
+
+def test_who_forces_a_promotion_says_why(bench: Bench):
+    bench.add(0, right=True)
+    bench.add(1, right=False)
+    bench.promote()
+    bench.configure(promotion__seed=1, promotion__floors={"image_auroc": 0.5})
+    before = snapshot(bench.registry)
+    bench.promote(forced="a trial on line 3", dry_run=True)
+    assert snapshot(bench.registry) == before
+    bench.promote(forced="a trial on line 3")
+    row, champion = bench.rows()["disc"], bench.registry.aliased(DISC, CHAMPION)
+    assert champion is not None and champion.description is not None
+    assert (row["version"], row["verdict"], champion.tags["clflow.forced"]) == ("2", "champion", "a trial on line 3")
+    reasons = "forced: a trial on line 3; despite: image_auroc 0.0000 is below 0.5; despite: gain in image AUROC -1"
+    assert row["reasons"].startswith(reasons) and reasons in champion.description
+    assert get_version(bench.registry, "1").tags["clflow.forced"] == ""
+    change_score(bench, bench.cell(1))
+    bench.registry.client.delete_registered_model_alias(DISC, CHAMPION)
+    with pytest.raises(PromotionError, match="refused: folder/disc"):  # what does not match is forced by nobody
+        bench.promote(forced="a trial on line 3")
 
 
 def change_image(bench: Bench, cell: Cell, split: str) -> None:
@@ -674,10 +715,11 @@ class TestCopy:
     ):
         production.promote(source=development, dry_run=True)
         assert production.registry.client.search_registered_models() == []
+        Registry(development).client.set_model_version_tag(DISC, "1", FORCED, "a trial")
         production.promote(source=development)
         champion = production.registry.aliased(DISC, CHAMPION)
         assert champion is not None
-        assert champion.tags["clflow.origin"] == f"version 1 at {development}"
+        assert champion.tags["clflow.origin"] == f"version 1 at {development}, forced there: a trial"
         assert champion.tags["clflow.cell_key"] == bench.cell(0).key
         original = Registry(development).aliased(DISC, CHAMPION)
         assert original is not None
@@ -748,6 +790,9 @@ def test_what_cannot_be_done_is_one_sentence_and_exit_code_2(
     for arguments, words in (
         (("promote",), "name one --dataset"),
         (("promote", "--all", "--dataset", "folder"), "name one --dataset"),
+        (("promote", "--dataset", "folder", "--force", "--reason", "so"), "--force needs the --category that it is"),
+        (("promote", "--dataset", "folder", "--category", "disc", "--force"), "and a --reason, which needs --force in"),
+        (("promote", "--dataset", "folder", "--category", "disc", "--reason", "so"), "which needs --force in turn"),
         (("promote", "--dataset", "folder", "--category", "ring"), "'ring' is none of folder; it has disc, stripes"),
         (("rollback", "--dataset", "folder", "--category", "disc"), f"{DISC} has no champion"),
     ):
