@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 from ruamel.yaml import YAML
 
-from clflow.config.params import check, effective
+from clflow.config.params import Params, check, effective, load
 from clflow.config.show import render
 from clflow.errors import ClflowError, ParameterError
 from clflow.files import file_sha256, read_json, require_writable, write_json
@@ -56,7 +56,24 @@ def run(params: Path, workspace: Path) -> None:
     made = Workspace(workspace)
     print(made.leaderboard_page.read_text(encoding="utf-8"))
     _log.info("Leaderboard, plots and galleries: %s", made.reports)
-    _log.info("Every run: cd %s && mlflow ui --backend-store-uri sqlite:///mlflow.db", shlex.quote(str(workspace)))
+    _log.info(where_runs_are(load(made.params), made))
+
+
+def where_runs_are(params: Params, workspace: Workspace) -> str:
+    """How to open MLflow's page of the runs."""
+    from pipelines.tracking.server import runs_page
+    from pipelines.tracking.tracker import Tracker
+
+    tracker = Tracker.connect(params, workspace)
+    if tracker.experiment is None:
+        return "Every run: in MLflow, once it is back and has all by `clflow sync`"
+    if tracker.uri.startswith("http"):
+        return f"Every run: {runs_page(tracker.uri, tracker.experiment)}"
+    named = "MLFLOW_TRACKING_URI" in os.environ
+    store = '"$MLFLOW_TRACKING_URI"' if named else "sqlite:///mlflow.db"
+    page = runs_page("http://127.0.0.1:5000", tracker.experiment)
+    folder = shlex.quote(str(workspace.root))
+    return f"Every run: cd {folder} && mlflow ui --backend-store-uri {store}, then open {page}"
 
 
 def prepare(params: Path, workspace: Path) -> None:

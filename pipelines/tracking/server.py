@@ -35,6 +35,12 @@ def tracking_uri(workspace: Workspace) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{workspace.mlflow_database}"
 
 
+def runs_page(address: str, experiment: str) -> str:
+    """Address of the page of an experiment's runs on an MLflow server; without the workflow type, whoever chose none
+    before is led to a page of language models."""
+    return f"{address.rstrip('/')}/#/experiments/{experiment}/runs?workflowType=machine_learning"
+
+
 def is_down(error: BaseException, client: MlflowClient) -> bool:
     """Whether an error means that nothing else would work either, rather than that one request is wrong.
 

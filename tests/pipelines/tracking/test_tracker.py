@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import mlflow
 import pandas as pd
 import pytest
 from mlflow import MlflowClient
@@ -19,8 +20,10 @@ from clflow.config.params import Params
 from clflow.errors import ClflowError
 from clflow.files import fingerprint, read_json, write_json
 from clflow.model.detector import CONFIG_FILE
+from pipelines.benchmark import where_runs_are
 from pipelines.search.study import Record, Search
 from pipelines.tracking.executions import Executions
+from pipelines.tracking.server import runs_page
 from pipelines.tracking.tracker import Tracker
 from pipelines.workspace.cells import Cell
 from tests.loopback import Mirror, free_port, serve
@@ -150,6 +153,17 @@ def test_execution_is_a_run_and_so_is_every_training_of_a_cell(bench: Bench, any
     _, other = bench.runs("benchmark")
     assert new.data.tags["mlflow.parentRunId"] == other.info.run_id != parent.info.run_id
     assert bench.run_of(second).data.tags["mlflow.parentRunId"] == parent.info.run_id
+
+
+def test_page_of_the_runs_is_one_that_mlflow_has(bench: Bench):
+    tracker = bench.connect()
+    assert tracker.experiment is not None
+    page = runs_page("http://host:5000/", tracker.experiment)
+    assert page == f"http://host:5000/#/experiments/{tracker.experiment}/runs?workflowType=machine_learning"
+    assert where_runs_are(bench.params, bench.workspace).endswith("/runs?workflowType=machine_learning")
+    scripts = "".join(path.read_text() for path in Path(mlflow.__file__).parent.glob("server/js/build/static/js/*.js"))
+    for words in ('"/experiments/:experimentId/runs"', '.get("workflowType")', 'MACHINE_LEARNING="machine_learning"'):
+        assert words in scripts
 
 
 def test_figure_that_is_logged_again_replaces_the_one_that_was(bench: Bench, anywhere: None):
