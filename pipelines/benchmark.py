@@ -55,7 +55,7 @@ def run(params: Path, workspace: Path) -> None:
         )
     made = Workspace(workspace)
     print(made.leaderboard_page.read_text(encoding="utf-8"))
-    _log.info("Leaderboard, plots and galleries: %s", made.reports)
+    _log.info("The whole report: %s", made.page)
     _log.info(where_runs_are(load(made.params), made))
 
 

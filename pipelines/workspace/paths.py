@@ -125,7 +125,8 @@ class Workspace:
     @property
     def pages(self) -> tuple[Path, ...]:
         """The tables, pages and folders of `reports` that link to each other by where they lie in it."""
-        return self.leaderboard_table, self.leaderboard_page, self.cells_table, self.plots, self.gallery
+        tables = self.leaderboard_table, self.cells_table
+        return self.page, self.leaderboard_page, *tables, self.plots, self.gallery
 
     def promotion_table(self, dataset: str) -> Path:
         """The verdicts of the last promotion."""

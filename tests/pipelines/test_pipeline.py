@@ -49,7 +49,7 @@ def test_leaderboard_has_every_category_and_method(finished: Path):
     assert rows == {(c, m) for c in (*tiny.CATEGORIES, "mean") for m in ("clflow", "fastflow")}
     assert board["image_auroc_mean"].between(0, 1).all()
     assert read_json(workspace.metrics)["folder"]["clflow"]["image_auroc"] > 0.5
-    for name in ("leaderboard.md", "gallery/overview.png", "gallery/folder/disc.png", "plots/roc.csv"):
+    for name in ("index.html", "leaderboard.md", "gallery/overview.png", "gallery/folder/disc.png", "plots/roc.csv"):
         assert (workspace.reports / name).is_file()
     assert "best on test" in workspace.leaderboard_page.read_text()
     for scores in workspace.scores("folder").glob("[!.]*"):
@@ -74,6 +74,8 @@ def test_every_cell_is_a_run_with_curves_metrics_and_a_model(finished: Path, mon
     assert parent.info.status == "FINISHED" and parent.data.tags["commit"]
     assert parent.data.params["benchmark.name"] == "tiny" and parent.data.params["train.steps"] == "8"
     assert parent.data.metrics["folder.clflow.image_auroc"] > 0.5
+    logged_page = Path(client.download_artifacts(parent.info.run_id, "index.html"))
+    assert logged_page.read_text(encoding="utf-8") == workspace.page.read_text(encoding="utf-8")
     planned = plan_cells(load(workspace.params), workspace)
     assert runs.keys() == {cell.key for cell in planned}
     for cell in planned:
