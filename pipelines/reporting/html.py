@@ -109,6 +109,7 @@ def page(
             columns=_COLUMNS,
             board=[{**row, "figures": list(_figures(row, interval_of(row, results.intervals)))} for row in board],
             categories=table.drop_duplicates(["dataset", "category"]).to_dict("records"),
+            tuned=set(table.loc[table["tuned"], ["dataset", "category"]].itertuples(index=False, name=None)),
             methods=list(results.board["method"].unique()),
             cells=table.to_dict("records"),
             commits=list(table["commit"].unique()),
