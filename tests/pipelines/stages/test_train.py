@@ -62,8 +62,13 @@ def complete(workspace: Workspace) -> dict[str, float]:
 
 
 def logs(workspace: Workspace) -> list[Path]:
-    """Of the cells that have begun to report."""
+    """Of the cells that have begun."""
     return list(workspace.logs.glob("*.log"))
+
+
+def reporting(workspace: Workspace) -> list[Path]:
+    """Logs of the cells that have begun to report, and so have a checkpoint."""
+    return [log for log in logs(workspace) if "step " in log.read_text()]
 
 
 def start(workspace: Workspace) -> subprocess.Popen[str]:
@@ -77,7 +82,7 @@ def test_killed_driver_loses_no_finished_cell(workspace: Workspace, tiny_source:
     long = {"benchmark__methods": ["clflow"], "train__steps": 200, "train__eval_points": 20}
     changed(workspace, tiny_source, **long, resources__cpus_per_worker=os.cpu_count())  # one after the other
     process = start(workspace)
-    wait_until(lambda: len(complete(workspace)) > 0 and len(logs(workspace)) == 2, process)
+    wait_until(lambda: len(complete(workspace)) > 0 and len(reporting(workspace)) == 2, process)
     process.send_signal(signal.SIGKILL)
     process.wait()
     first = complete(workspace)
