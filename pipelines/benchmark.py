@@ -69,7 +69,7 @@ def where_runs_are(params: Params, workspace: Workspace) -> str:
         return "Every run: in MLflow, once it is back and has all by `clflow sync`"
     if tracker.uri.startswith("http"):
         return f"Every run: {runs_page(tracker.uri, tracker.experiment)}"
-    named = "MLFLOW_TRACKING_URI" in os.environ
+    named = os.environ.get("MLFLOW_TRACKING_URI")
     store = '"$MLFLOW_TRACKING_URI"' if named else "sqlite:///mlflow.db"
     page = runs_page("http://127.0.0.1:5000", tracker.experiment)
     folder = shlex.quote(str(workspace.root))

@@ -359,7 +359,9 @@ def drift(
         Path | None,
         typer.Option("--accept", help="Instead: make the images of this folder watch/, which are good, references."),
     ] = None,
-    params: ParamsFile = DEFAULT,
+    params: Annotated[
+        Path | None, typer.Option("--params", help="Parameter file; default: params.yaml, or else the defaults.")
+    ] = None,
 ) -> None:
     """Test whether recent scores have moved from those of good images. Exit code 1 if any category has."""
     from pipelines.inference import drift as verb
@@ -367,7 +369,7 @@ def drift(
     if confirmed is not None:
         verb.accept(folder, confirmed)
         return
-    loaded, _ = _load(params)
+    loaded = _load(params or DEFAULT)[0] if params or DEFAULT.exists() else part_defaults(folder)
     raise typer.Exit(1 if verb.run(folder, loaded.watching, as_json) else 0)
 
 

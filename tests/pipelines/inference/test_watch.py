@@ -218,6 +218,13 @@ def test_images_confirmed_good_become_references_and_it_is_recorded_who_said_so(
     assert "no new images since the last were accepted" in capsys.readouterr().out
 
 
+def test_without_a_parameter_file_the_defaults_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    record(tmp_path / "watch", category("nut"), images([50.0] * 50))
+    result = CliRunner().invoke(app, ["drift", "watch"])
+    assert (result.exit_code, "alpha 0.01 over 365 looks" in result.output) == (1, True)
+
+
 def test_exit_code_says_whether_anything_moved(tmp_path: Path):
     params = tiny.write_params(tmp_path / "params.yaml", tiny.params_tree(tmp_path))
     watch = tmp_path / "watch"
