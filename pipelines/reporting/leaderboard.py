@@ -10,10 +10,10 @@ import pandas as pd
 
 from clflow.config.params import TUNED
 from clflow.rates import RATES
-from pipelines.reporting.formats import MISSING, TITLES, percent, rate
+from pipelines.reporting.formats import MISSING, RATE_TITLES, TITLES, percent, rate
 from pipelines.reporting.markdown import markdown_table
 from pipelines.reporting.published import PUBLISHED, PublishedResult
-from pipelines.workspace.results import AVERAGED, CALIBRATION, EXPECTED, HARDWARE, MEAN, TEST_IMAGES, missing_images
+from pipelines.workspace.results import AVERAGED, HARDWARE, MEAN, TEST_IMAGES, missing_images
 
 if TYPE_CHECKING:
     from clflow.config.params import Params
@@ -22,19 +22,13 @@ _PER_CATEGORY = ("image_auroc", "pixel_auroc", "aupro_30")
 _TUNED = "†"
 
 _METHOD_NOTE = """\
-All numbers are percentages, mean ± sample standard deviation over seeds, never the best seed; rows "mean"
-average the categories of each seed first. They are recomputed from the stored scores of each cell
-(`cells.csv`; unrounded in `leaderboard.csv`). Weights are those at the end of a fixed budget; thresholds and
-all choices use held-out normal training images and synthetic anomalies only, never test data. Images are
-resized to a square, not cropped; a mask pixel is defective where the area-averaged mask reaches
-`mask_threshold`. AUPRO averages over 8-connected regions; its false positive rate is over the defect-free
-pixels of all test images. Defective images without a mask count for image metrics only. False alarms and
-misses are shares of the normal and of the defective test images that the stored threshold judges wrongly, with
-exact 95 % intervals (Clopper and Pearson); bounds are averaged like the rates, so that those of a mean over
-categories are wider than they need be. Thresholds keep the expected false alarm rate on images like those that they
-were calibrated on; given these images, the rate lies in the brackets with 95 %. The shift is the p-value of a
-Kolmogorov-Smirnov test of whether the normal test images score like these. Where it is low, the test images are
-another kind of normal, and the rate is not kept."""
+All numbers are percentages, mean ± sample standard deviation over seeds, never the best seed; a mean over categories
+averages those of each seed first. `index.html` has every metric with its interval, curves and pictures;
+`leaderboard.csv` and `cells.csv` have them unrounded. Weights are those at the end of a fixed budget; thresholds and
+all choices use normal training images and synthetic anomalies only, never test data. False alarms and misses are
+shares of the normal and of the defective test images that the stored threshold judges wrongly, with exact 95 %
+intervals (Clopper and Pearson); bounds are averaged like the rates, so that those of a mean over categories are wider
+than they need be."""
 
 _ANCHOR_NOTE = """\
 For orientation only: **published elsewhere, not measured here; other backbones and input sizes**, and often
@@ -64,16 +58,20 @@ def markdown(
     blocks += ["![Image AUROC per category](plots/image_auroc.png)"]
     blocks += ["![Accuracy against inference cost](plots/cost.png)"]
     blocks += ["![Image scores of normal, defective and synthetic images](plots/image_scores.png)"]
-    blocks += ["More: [galleries of best and worst cases](gallery/index.md), [learning curves](plots/history.png)."]
+    blocks += [
+        "More: [the whole report](index.html), [best and worst cases](gallery/index.md), "
+        "[learning curves](plots/history.png)."
+    ]
     for dataset in board["dataset"].unique():
         of_dataset = board.loc[board["dataset"] == dataset]
         tuned = set(table.loc[(table["dataset"] == dataset) & table["tuned"], "category"])
         cells = table.loc[table["dataset"] == dataset]
-        blocks += [f"## {dataset}", _all_metrics(of_dataset), _per_category(of_dataset, tuned)]
+        blocks += [f"## {dataset}", _means(of_dataset)]
+        for name, title in (*((metric, TITLES[metric]) for metric in _PER_CATEGORY), *RATE_TITLES.items()):
+            blocks += [f"### {dataset}: {title} of each category", _per_category(of_dataset, name, tuned)]
         if tuned:
             blocks.append(f"{_TUNED} tuned per category: this one has parameters of its own.")
         blocks += _missing_figures(of_dataset, cells)
-        blocks += [f"### {dataset}: verdicts at the stored threshold", _verdicts(of_dataset, cells)]
         blocks += _gains(gains.loc[gains["dataset"] == dataset], params.benchmark.seeds)
         blocks += _best_on_test(best_on_test.loc[best_on_test["dataset"] == dataset])
         blocks += _search(cells, params)
@@ -131,38 +129,40 @@ def _mixture(table: pd.DataFrame) -> list[str]:
     ]
 
 
-def _all_metrics(of_dataset: pd.DataFrame) -> str:
+def _means(of_dataset: pd.DataFrame) -> str:
     rows = [
         [
             row["method"],
             str(row["n_seeds"]),
-            *(percent(row, metric) for metric in TITLES),
+            *(percent(row, metric) for metric in _PER_CATEGORY),
             *(rate(row, name) for name in RATES),
-            f"{row['params_added'] / 1e6:.2f} M",
-            f"{row['train_seconds']:.0f} s",
             MISSING if np.isnan(row["inference_ms"]) else f"{row['inference_ms']:.0f} ms",
         ]
         for _, row in of_dataset.loc[of_dataset["category"] == MEAN].iterrows()
         if row["n_seeds"] > 0
     ]
-    costs = ["added parameters", "training per cell", "inference per image"]
-    header = ["method", "seeds", *TITLES.values(), "false alarms", "misses", *costs]
+    titles = [TITLES[metric] for metric in _PER_CATEGORY]
+    header = ["method", "seeds", *titles, *RATE_TITLES.values(), "inference per image"]
     return markdown_table(header, "l" + "r" * (len(header) - 1), rows)
 
 
-def _per_category(of_dataset: pd.DataFrame, tuned: set[str]) -> str:
-    methods = list(of_dataset["method"].unique())
-    cells = of_dataset.set_index(["category", "method"])
-    rows = []
-    for category in of_dataset["category"].unique():
-        row = [_category(category, tuned)]
-        for metric in _PER_CATEGORY:
-            for method in methods:
-                known = (category, method) in cells.index
-                row.append(percent(cells.loc[(category, method)], metric) if known else "")
-        rows.append(row)
-    titles = [f"{TITLES[metric]}<br>{method}" for metric in _PER_CATEGORY for method in methods]
-    return markdown_table(["category", *titles], "l" + "r" * len(titles), rows)
+def _per_category(of_dataset: pd.DataFrame, name: str, tuned: set[str]) -> str:
+    """A figure: methods as rows, categories as columns, mean over seeds."""
+    column, digits = (name, 1) if name in RATES else (f"{name}_mean", 2)
+    of_categories = of_dataset.loc[of_dataset["category"] != MEAN]
+    categories = list(of_categories["category"].unique())
+    figures = of_categories.set_index(["category", "method"])[column].to_dict()
+    rows = [
+        [method, *(_share(figures.get((category, method), np.nan), digits) for category in categories)]
+        for method in of_dataset["method"].unique()
+    ]
+    return markdown_table(
+        ["method", *(_category(each, tuned) for each in categories)], "l" + "r" * len(categories), rows
+    )
+
+
+def _share(value: float, digits: int) -> str:
+    return MISSING if np.isnan(value) else f"{100 * value:.{digits}f}"
 
 
 def _missing_figures(of_dataset: pd.DataFrame, cells: pd.DataFrame) -> list[str]:
@@ -182,61 +182,37 @@ def _missing_figures(of_dataset: pd.DataFrame, cells: pd.DataFrame) -> list[str]
     ]
 
 
-def _verdicts(of_dataset: pd.DataFrame, cells: pd.DataFrame) -> str:
-    counts = cells.drop_duplicates("category").set_index("category")
-    rows = []
-    for row in of_dataset.loc[of_dataset["n_seeds"] > 0].to_dict("records"):
-        of_class = ["", ""] if row["category"] == MEAN else counts.loc[row["category"], list(TEST_IMAGES[:2])]
-        shown = [text for name, images in zip(RATES, of_class, strict=True) for text in (str(images), rate(row, name))]
-        rows.append([_category(row["category"], set()), row["method"], *shown, *_calibrated(row, cells)])
-    header = ["category", "method", "normal images", "false alarms", "defective images", "misses"]
-    return markdown_table([*header, "calibration images", "expected false alarms", "shift, p"], "llrrrrrrr", rows)
-
-
-def _calibrated(row: dict[Any, Any], cells: pd.DataFrame) -> list[str]:
-    """Calibration images, the rate that they keep, and the median over seeds of how surely normal images moved."""
-    of_row = cells.loc[(cells["category"] == row["category"]) & (cells["method"] == row["method"])]
-    if of_row.empty:
-        return ["", "", ""]
-    medians = of_row.loc[:, list(CALIBRATION)].median().to_dict()
-    images, shift = medians["calibration_images"], medians["shift_p"]
-    return [f"{images:.0f}", rate(medians, EXPECTED[0]), MISSING if np.isnan(shift) else f"{shift:.2g}"]
-
-
 def _gains(of_dataset: pd.DataFrame, seeds: tuple[int, ...]) -> list[str]:
     if of_dataset.empty:
         return []
     method = of_dataset["method"].iloc[0]
     rows = [
-        [
-            _category(row["category"], set()),
-            row["rival"],
-            f"{100 * row['gain']:+.2f}",
-            f"{100 * row['lower']:+.2f} to {100 * row['upper']:+.2f}",
-        ]
-        for row in of_dataset.to_dict("records")
+        [row["rival"], f"{100 * row['gain']:+.2f}", f"{100 * row['lower']:+.2f} to {100 * row['upper']:+.2f}"]
+        for row in of_dataset.loc[of_dataset["category"] == MEAN].to_dict("records")
     ]
     return [
         f"### What {method} gains in image AUROC",
-        f"Percentage points over the other methods, mean of seeds {_listed(seeds)}, with 95 % intervals of a paired "
-        "bootstrap over the test images (classes resampled apart); an interval that spans zero shows no difference.",
-        markdown_table(["category", "over", "gain", "95 % interval"], "llrr", rows),
+        f"Percentage points over the other methods, mean of categories and of seeds {_listed(seeds)}, with 95 % "
+        "intervals of a paired bootstrap over the test images (classes resampled apart); an interval that spans zero "
+        "shows no difference.",
+        markdown_table(["over", "gain", "95 % interval"], "lrr", rows),
     ]
 
 
 def _best_on_test(of_dataset: pd.DataFrame) -> list[str]:
     if of_dataset.empty:
         return []
-    rows = [
-        [row["category"], row["method"], str(row["n_seeds"]), f"{100 * row['last']:.2f}", f"{100 * row['best']:.2f}"]
-        for row in of_dataset.to_dict("records")
-    ]
+    rows = []
+    for method in of_dataset["method"].unique():
+        of_method = of_dataset.loc[of_dataset["method"] == method]
+        last, best = (f"{100 * of_method[name].mean():.2f}" for name in ("last", "best"))
+        rows.append([method, str(len(of_method)), last, best])
     return [
         "### Last weights, and the best on the test set",
-        "Image AUROC, mean over seeds. The last weights are the result. The best on the test set is what choosing "
-        "among the reports of a training by its test images would print; **nobody can have it**, it only shows how "
-        "much such a choice would flatter.",
-        markdown_table(["category", "method", "seeds", "last", "best on test"], "llrrr", rows),
+        "Image AUROC, mean over seeds and categories. The last weights are the result. The best on the test set is "
+        "what choosing among the evaluations of a training by its test images would print; **nobody can have it**, it "
+        "only shows how much such a choice would flatter.",
+        markdown_table(["method", "categories", "last", "best on test"], "lrrr", rows),
     ]
 
 
@@ -280,8 +256,6 @@ def _gain(gains: pd.DataFrame, metric: str) -> str:
 
 
 def _category(category: str, tuned: set[str]) -> str:
-    if category == MEAN:
-        return f"**{category}**"
     return f"{category} {_TUNED}" if category in tuned else category
 
 
