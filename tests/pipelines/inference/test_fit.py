@@ -11,9 +11,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import requests
+from typer.testing import CliRunner
 
 import clflow
 import pipelines.stages
+from pipelines.cli import app
 from tests import tiny
 from tests.loopback import free_port
 from tests.pipelines.command import BIN, environment, refusal, run
@@ -41,13 +43,18 @@ def test_what_was_found_and_measured_is_told(part: Path):
     assert lines[-1] == "next: clflow predict --model disc --out judged <images>; clflow serve --model disc"
 
 
-def test_its_folder_predicts_and_is_exported(part: Path, tiny_source: Path):
+def test_its_folder_predicts_and_is_exported(part: Path, tiny_source: Path, monkeypatch: pytest.MonkeyPatch):
     images = tiny_source / "disc" / "test"
-    assert run("clflow", "export", "--model", "disc", "--format", "torch", "--out", "graph", cwd=part).returncode == 0
+    monkeypatch.chdir(part)
+
+    def call(*arguments: str) -> None:
+        done = CliRunner().invoke(app, arguments)
+        assert done.exit_code == 0, done.output
+
+    call("export", "--model", "disc", "--format", "torch", "--out", "graph")
     scores = {}
     for model in ("disc", "graph"):
-        done = run("clflow", "predict", "--model", model, "--out", f"by-{model}", str(images), cwd=part)
-        assert done.returncode == 0, done.stdout
+        call("predict", "--model", model, "--out", f"by-{model}", str(images))
         scores[model] = pd.read_csv(part / f"by-{model}" / "scores.csv")["image_score"]
     assert scores["graph"].to_numpy() == pytest.approx(scores["disc"].to_numpy(), abs=1e-3)
     expected = [prediction.score for prediction in clflow.load(part / "disc").predict(images)]

@@ -17,7 +17,7 @@ from clflow.errors import ClflowError, DataError, ParameterError
 from clflow.files import read_json
 from pipelines.benchmark import prepare
 from pipelines.search.study import OBJECTIVE, Record, Search, best, present_values, require_replaceable, write_found
-from pipelines.stages import fetch, synthesize, tune
+from pipelines.stages import fetch, synthesize, train, tune
 from pipelines.workspace.cells import MARKER
 from pipelines.workspace.paths import Workspace
 from pipelines.workspace.plan import Plan, plan_cells
@@ -235,7 +235,7 @@ def test_trials_that_the_timeout_cuts_are_not_remembered(workspace: Workspace, t
     assert search_of(params, workspace).records() == []
 
 
-def test_stage_searches_and_training_takes_what_it_found(tiny_source: Path, tmp_path: Path):
+def test_stage_searches_and_training_takes_what_it_found(tiny_source: Path, ray_session: None, tmp_path: Path):
     one = {"source": str(tiny_source), "categories": ["disc"]}
     changes = {"data__folder": one, "tune__space": SPACE, "tune__trials": 2, "tune__datasets": ["folder"]}
     workspace = Workspace(tmp_path / "workspace")
@@ -248,8 +248,9 @@ def test_stage_searches_and_training_takes_what_it_found(tiny_source: Path, tmp_
     reproduce(tiny.params_tree(tiny_source, benchmark__methods=["clflow"], **changes), "tune@folder")
     found = workspace.tuned("folder").read_text()
     tree = tiny.params_tree(tiny_source, benchmark__methods=["clflow", "clflow-tuned"], **changes)
-    reproduce(tree | {"tuned": "workspace/tuned/folder.yaml"}, "train@folder")
+    reproduce(tree | {"tuned": "workspace/tuned/folder.yaml"}, "plan@folder")
     assert workspace.tuned("folder").read_text() == found
+    train.run(load(workspace.params), "folder", workspace)
     records = [read_json(path) for path in workspace.runs("folder").glob(f"*/{MARKER}")]
     learned = {record["method"]: record["inputs"]["parameters"]["train.learning_rate"] for record in records}
     assert learned == {
