@@ -54,6 +54,11 @@ def _join(resources: Resources) -> None:
             f"no Ray cluster answers at resources.cluster {resources.cluster!r} ({error}); start it or use local, and "
             "if it asks for a token, as clusters since Ray 2.59 do, set RAY_AUTH_MODE=token where its token is."
         ) from None
+    except Exception as error:  # Ray raises no type of its own where its processes do not start
+        raise ClflowError(
+            f"Ray does not start on this machine ({' '.join(str(error).split())}); run the same command again when it "
+            "has less to do, or look into Ray's logs, in /tmp/ray/session_latest/logs unless RAY_TMPDIR is set."
+        ) from error
 
 
 def has_gpus() -> bool:

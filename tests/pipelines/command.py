@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,3 +58,11 @@ def benchmark(source: Path, folder: Path, **changes: Any) -> Path:
     result = run("clflow", "benchmark", "--params", str(params), "--workspace", str(workspace))
     assert result.returncode == 0, result.stdout
     return workspace
+
+
+def verbs(command: Any, *words: str) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every verb, with the words that call it."""
+    for name, verb in getattr(command, "commands", {}).items():
+        yield from verbs(verb, *words, name)
+    if not hasattr(command, "commands"):
+        yield words, command

@@ -6,7 +6,6 @@ import os
 import re
 import shlex
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +19,7 @@ from clflow.config.params import effective
 from pipelines import console
 from pipelines.cli import app
 from tests import tiny
-from tests.pipelines.command import refusal, run
-
-
-def verbs(command: Any, *words: str) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Every verb, with the words that call it."""
-    for name, verb in getattr(command, "commands", {}).items():
-        yield from verbs(verb, *words, name)
-    if not hasattr(command, "commands"):
-        yield words, command
-
+from tests.pipelines.command import refusal, run, verbs
 
 VERBS = dict(verbs(get_command(app)))
 

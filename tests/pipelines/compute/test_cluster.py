@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -60,6 +61,16 @@ def workspace(tiny_source: Path, address: str, tmp_path_factory: pytest.TempPath
     fetch.run(params, "folder", workspace)
     synthesize.run(params, "folder", workspace)
     return workspace
+
+
+def test_ray_that_does_not_start_is_one_sentence(workspace: Workspace, tiny_source: Path, tmp_path: Path):
+    local = Workspace(shutil.copytree(workspace.root, tmp_path / "local"))
+    tiny.write_params(local.params, tiny.params_tree(tiny_source, benchmark__methods=["clflow"]))
+    too_long = tmp_path / ("for-a-socket-" * 9)
+    trained = run("clflow", "train", "--dataset", "folder", cwd=local.root, variables={"RAY_TMPDIR": str(too_long)})
+    assert trained.returncode == 2
+    said = trained.stdout.splitlines()[-1]
+    assert said.startswith("error: Ray does not start on this machine (") and "Traceback" not in trained.stdout
 
 
 def test_cluster_that_is_not_shown_its_token_is_one_sentence(workspace: Workspace, address: str, home: Path):
