@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mimetypes
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -16,7 +15,7 @@ import pandas as pd
 from PIL import Image
 
 from clflow.calibration import images_needed
-from clflow.data.images import FORMATS, open_rgb
+from clflow.data.images import FORMATS, is_named_like_an_image, open_rgb
 
 _TINY = 64  # pixels of the shorter side; the least that protocol.image_size may be
 _HUGE = 50e6  # pixels; Pillow refuses images of 179 million
@@ -113,8 +112,9 @@ def _missing_masks(rows: pd.DataFrame) -> Iterator[str]:
 
 def _ignored(searched: Path, folder: Path, used: set[str]) -> list[str]:
     """Files, by their paths relative to ``folder``, that a person would call images, and that are not used."""
-    files = (path for path in searched.rglob("*") if path.is_file())
-    found = (path.relative_to(folder) for path in files if (mimetypes.guess_type(path)[0] or "").startswith("image/"))
+    found = (
+        path.relative_to(folder) for path in searched.rglob("*") if path.is_file() and is_named_like_an_image(path)
+    )
     visible = (path for path in found if not any(part.startswith(".") for part in path.parts))
     return sorted({path.as_posix() for path in visible} - used)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mimetypes
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,11 @@ FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
 """What is decoded. Pillow knows more, some through outside programs, which bytes from strangers must not start."""
 
 _ALPHA = ("RGBA", "RGBa", "LA", "La", "PA")
+
+
+def is_named_like_an_image(path: Path) -> bool:
+    """Whether a person would call a file of that name an image, though it may be of a kind that is not read."""
+    return (mimetypes.guess_type(path)[0] or "").startswith("image/")
 
 
 def open_rgb(source: Path | BinaryIO) -> Image.Image:

@@ -11,6 +11,7 @@ import math
 import os
 import re
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -26,7 +27,7 @@ from rich.console import Console
 from rich.progress import track
 
 from clflow import heatmap
-from clflow.data.images import EXTENSIONS, open_rgb, resize_to_square
+from clflow.data.images import EXTENSIONS, is_named_like_an_image, open_rgb, resize_to_square
 from clflow.errors import ClflowError, DataError
 from clflow.export import holds_export
 from clflow.files import TEMPORARY, fingerprint
@@ -151,8 +152,14 @@ def _images_of(source: str, out: Path) -> tuple[Path, list[Path]]:
         fixed = list(takewhile(lambda part: not re.search(r"[*?[]", part), path.parts))
         root, pattern = Path(*fixed), path.parts[len(fixed) :]
         found = root.glob(str(Path(*pattern))) if pattern else ()
-    written = (out / HEAT_MAPS).resolve()
-    images = (p for p in found if p.suffix.lower() in EXTENSIONS and p.is_file())
+    written, files = (out / HEAT_MAPS).resolve(), [p for p in found if p.is_file()]
+    images = (p for p in files if p.suffix.lower() in EXTENSIONS)
+    others = Counter(
+        p.suffix.lower() for p in files if p.suffix.lower() not in EXTENSIONS and is_named_like_an_image(p)
+    )
+    if others:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(others.items()))
+        _log.warning("%s: images of kinds that are not read are ignored (%s); convert them.", source, kinds)
     whole = (p for p in images if not any(part.startswith(TEMPORARY) for part in p.relative_to(root).parts))
     paths = sorted(p for p in whole if written not in p.resolve().parents)
     if not paths:

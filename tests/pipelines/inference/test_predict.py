@@ -124,6 +124,18 @@ def test_several_sources_are_told_apart_by_the_folder_that_they_share(tiny_sourc
         predict.find_images([str(disc), str(tmp_path / "nowhere")], tmp_path / "out")
 
 
+def test_images_of_kinds_that_are_not_read_are_counted(
+    tiny_source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    folder = Path(shutil.copytree(tiny_source / "disc" / "test" / "good", tmp_path / "line"))
+    for name in ("a.gif", "b.GIF", "c.svg", "notes.txt"):
+        (folder / name).touch()
+    _, paths = predict.find_images([str(folder)], tmp_path / "out")
+    assert len(paths) == tiny.TEST
+    said = capsys.readouterr().err
+    assert said == f"warning: {folder}: images of kinds that are not read are ignored (2 .gif, 1 .svg); convert them.\n"
+
+
 def test_heat_maps_of_images_that_differ_in_extension_stay_apart():
     assert predict.name_heat_maps(["a/1.jpg", "a/2.PNG", "b/1.png"]) == {
         "a/1.jpg": "a/1.png",
