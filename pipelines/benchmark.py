@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shlex
 import shutil
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from typing import Any
 import psutil
 from ruamel.yaml import YAML
 
-from clflow.config.params import Params, check, effective, load
+from clflow.config.params import check, effective
 from clflow.config.show import render
 from clflow.errors import ClflowError, ParameterError
 from clflow.files import file_sha256, read_json, require_writable, write_json
@@ -56,24 +55,6 @@ def run(params: Path, workspace: Path) -> None:
     made = Workspace(workspace)
     print(made.leaderboard_page.read_text(encoding="utf-8"))
     _log.info("The whole report: %s", made.page)
-    _log.info(where_runs_are(load(made.params), made))
-
-
-def where_runs_are(params: Params, workspace: Workspace) -> str:
-    """How to open MLflow's page of the runs."""
-    from pipelines.tracking.server import runs_page
-    from pipelines.tracking.tracker import Tracker
-
-    tracker = Tracker.connect(params, workspace)
-    if tracker.experiment is None:
-        return "Every run: in MLflow, once it is back and has all by `clflow sync`"
-    if tracker.uri.startswith("http"):
-        return f"Every run: {runs_page(tracker.uri, tracker.experiment)}"
-    named = os.environ.get("MLFLOW_TRACKING_URI")
-    store = '"$MLFLOW_TRACKING_URI"' if named else "sqlite:///mlflow.db"
-    page = runs_page("http://127.0.0.1:5000", tracker.experiment)
-    folder = shlex.quote(str(workspace.root))
-    return f"Every run: cd {folder} && mlflow ui --backend-store-uri {store}, then open {page}"
 
 
 def prepare(params: Path, workspace: Path) -> None:

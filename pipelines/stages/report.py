@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import shlex
+
 from clflow.config.params import Params
 from clflow.metrics import METRICS
 from clflow.rates import AT_THRESHOLD
 from pipelines.reporting import gallery
 from pipelines.reporting.pages import write_pages
 from pipelines.tracking.executions import Executions
+from pipelines.tracking.server import runs_page
 from pipelines.tracking.tracker import Tracker
 from pipelines.workspace.cells import Cell
 from pipelines.workspace.paths import Workspace
 from pipelines.workspace.results import cells_of, read_table
+
+_log = logging.getLogger(__name__)
 
 
 def run(params: Params, workspace: Workspace) -> None:
@@ -22,7 +29,19 @@ def run(params: Params, workspace: Workspace) -> None:
 def publish(params: Params, workspace: Workspace) -> None:
     """Bring the reported results to MLflow, as those of this execution of the benchmark."""
     Executions(workspace).report(params)
-    sync(params, cells_of(read_table(workspace.cells_table)), workspace)
+    tracker = sync(params, cells_of(read_table(workspace.cells_table)), workspace)
+    _log.info("Every run: %s", where_runs_are(tracker, workspace))
+
+
+def where_runs_are(tracker: Tracker, workspace: Workspace) -> str:
+    """How to open MLflow's page of the runs."""
+    if tracker.experiment is None:
+        return "in MLflow, once it is back and has all by `clflow sync`"
+    if tracker.uri.startswith("http"):
+        return runs_page(tracker.uri, tracker.experiment)
+    store = '"$MLFLOW_TRACKING_URI"' if os.environ.get("MLFLOW_TRACKING_URI") else "sqlite:///mlflow.db"
+    page = runs_page("http://127.0.0.1:5000", tracker.experiment)
+    return f"cd {shlex.quote(str(workspace.root))} && mlflow ui --backend-store-uri {store}, then open {page}"
 
 
 def sync(params: Params, wanted: list[Cell], workspace: Workspace) -> Tracker:

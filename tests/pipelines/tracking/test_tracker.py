@@ -20,8 +20,8 @@ from clflow.config.params import Params
 from clflow.errors import ClflowError
 from clflow.files import fingerprint, read_json, write_json
 from clflow.model.detector import CONFIG_FILE
-from pipelines.benchmark import where_runs_are
 from pipelines.search.study import Record, Search
+from pipelines.stages.report import where_runs_are
 from pipelines.tracking.executions import Executions
 from pipelines.tracking.server import runs_page
 from pipelines.tracking.tracker import Tracker
@@ -160,7 +160,7 @@ def test_page_of_the_runs_is_one_that_mlflow_has(bench: Bench):
     assert tracker.experiment is not None
     page = runs_page("http://host:5000/", tracker.experiment)
     assert page == f"http://host:5000/#/experiments/{tracker.experiment}/runs?workflowType=machine_learning"
-    assert where_runs_are(bench.params, bench.workspace).endswith("/runs?workflowType=machine_learning")
+    assert where_runs_are(tracker, bench.workspace).endswith("/runs?workflowType=machine_learning")
     scripts = "".join(path.read_text() for path in Path(mlflow.__file__).parent.glob("server/js/build/static/js/*.js"))
     for words in ('"/experiments/:experimentId/runs"', '.get("workflowType")', 'MACHINE_LEARNING="machine_learning"'):
         assert words in scripts
