@@ -6,7 +6,6 @@ import asyncio
 import base64
 import io
 from collections.abc import AsyncGenerator
-from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -27,6 +26,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from clflow.config.schema import Serving
 from clflow.data.images import pixel_count
 from clflow.errors import DataError
+from clflow.regions import Region
 from pipelines.inference.serving.messages import Answer, Asked, Refusal, State
 from pipelines.inference.serving.metrics import Metrics
 
@@ -50,17 +50,6 @@ class Index(BaseModel):
     docs: str
 
 
-class Region(BaseModel):
-    """Connected pixels above the pixel threshold: bounding box and area in pixels of the image, and highest score."""
-
-    x: int
-    y: int
-    width: int
-    height: int
-    area: int
-    peak: float
-
-
 class Prediction(BaseModel):
     """The judgement of an image at the threshold that was applied. What was not asked for is null: ``heat_map``, a PNG
     in base64; ``regions``, the highest peak first; and ``raw_map``, the score map as a NumPy file in base64."""
@@ -74,7 +63,7 @@ class Prediction(BaseModel):
     anomalous: bool
     pixel_threshold: float
     heat_map: str | None
-    regions: list[Region] | None
+    regions: tuple[Region, ...] | None
     raw_map: str | None
 
 
@@ -169,7 +158,6 @@ class Gateway:
             self._check(image)
             answer = await self._answer(category, image, asked)
         self._metrics.answer(category, answer)
-        regions = answer.added.regions
         return Prediction(
             dataset=self._dataset,
             category=category,
@@ -180,7 +168,7 @@ class Gateway:
             anomalous=answer.anomalous,
             pixel_threshold=answer.pixel_threshold,
             heat_map=_text(answer.added.heat_map),
-            regions=None if regions is None else [Region(**asdict(region)) for region in regions],
+            regions=answer.added.regions,
             raw_map=_text(answer.added.raw_map),
         )
 
