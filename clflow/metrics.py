@@ -136,15 +136,23 @@ class PixelCounts:
         """
         positives, pixels = self._positives[::-1], self._pixels[::-1]
         _check_classes(bool(positives.any()), bool((pixels > positives).any()), "pixel")
-        alarms = np.cumsum(pixels - positives)
+        alarms = self.false_positives()
         at = np.flatnonzero(positives)
         above = alarms[at] - (pixels - positives)[at]
         points = _OperatingPoints(np.cumsum(positives)[at], alarms[at], above, int(alarms[-1]))
-        overlap = np.cumsum(self._overlap[::-1])[at]
+        overlap = self.overlap()[at]
         overlap /= overlap[-1]  # the number of regions
         values = [points.auroc(), points.average_precision(), points.f1max()]
         values += [_area_to_limit(points, overlap, limit) for limit in AUPRO_LIMITS.values()]
         return dict(zip(PIXEL_METRICS, values, strict=True))
+
+    def false_positives(self) -> NDArray[np.int64]:
+        """Defect-free pixels at or above each threshold, the highest threshold first."""
+        return np.cumsum((self._pixels - self._positives)[::-1])
+
+    def overlap(self) -> NDArray[np.float64]:
+        """Per-region overlap at the same thresholds, summed over regions."""
+        return np.cumsum(self._overlap[::-1])
 
     def _bins(self, scores: NDArray[np.floating]) -> NDArray[np.int64]:
         offset = scores.astype(np.float32) - self._typical

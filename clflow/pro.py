@@ -23,7 +23,6 @@ def pro_curve(counts: PixelCounts, limit: float, points: int) -> tuple[NDArray[n
     Returns:
         rates and overlaps, each (points,).
     """
-    alarms = np.cumsum((counts._pixels - counts._positives)[::-1])
-    overlap = np.cumsum(counts._overlap[::-1])
+    alarms, overlap = counts.false_positives(), counts.overlap()
     rates = limit * np.linspace(0, 1, points) ** 2
     return rates, np.interp(rates, alarms / alarms[-1], overlap / overlap[-1])
