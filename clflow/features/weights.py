@@ -62,7 +62,7 @@ def find_weights(backbone: str, weights: str) -> Weights:
         ParameterError: there is no backbone of that name, or a plug-in fails.
         WeightsError: the file or package is not there.
     """
-    packaged = BACKBONES.find(backbone) if backbone in BACKBONES.names() else None
+    packaged = _find_packaged(backbone)
     if packaged is None:
         _require_model(backbone)
     if weights == "hub":
@@ -91,7 +91,7 @@ def build_network(backbone: str) -> Any:
         ParameterError: that of a plug-in has another.
     """
     timm = import_timm()
-    packaged = BACKBONES.find(backbone) if backbone in BACKBONES.names() else None
+    packaged = _find_packaged(backbone)
     if packaged is None or packaged.build is None:
         return timm.create_model(backbone, pretrained=False)
     network = packaged.build()
@@ -107,6 +107,11 @@ def build_network(backbone: str) -> Any:
 def backbone_modules(backbone: str) -> tuple[str, ...]:
     """The module that defines a backbone, not imported; none for a model of timm, whose version tells."""
     return (BACKBONES.module(backbone),) if backbone in BACKBONES.names() else ()
+
+
+def _find_packaged(backbone: str) -> PackagedBackbone | None:
+    """The backbone of that name whose weights a Python package brings, if there is one."""
+    return BACKBONES.find(backbone) if backbone in BACKBONES.names() else None
 
 
 _INTERFACE = ("feature_info", "forward_intermediates", "pretrained_cfg", "prune_intermediate_layers", "state_dict")
