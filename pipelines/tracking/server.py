@@ -36,8 +36,10 @@ def tracking_uri(workspace: Workspace) -> str:
 
 
 def runs_page(address: str, experiment: str) -> str:
-    """Address of the page of an experiment's runs on an MLflow server; without the workflow type, whoever chose none
-    before is led to a page of language models."""
+    """URL of an experiment's runs table on an MLflow server.
+
+    Without the workflow type in the URL, MLflow opens its page for language models.
+    """
     return f"{address.rstrip('/')}/#/experiments/{experiment}/runs?workflowType=machine_learning"
 
 

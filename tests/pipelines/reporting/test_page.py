@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urlencode
 
 import numpy as np
@@ -27,6 +28,8 @@ from pipelines.stages.aggregate import aggregate
 from pipelines.workspace.cells import Cell
 from pipelines.workspace.results import read_table
 from tests.pipelines.scored import Scored
+
+Scheme = Literal["light", "dark"]
 
 BOUND = 10_000_000  # bytes
 DEFECT = "dent'&</script><script>document.title = 'pwned'</script>"
@@ -175,8 +178,8 @@ def visit(browser: Browser, reported: Scored) -> Iterator[Callable[..., Page]]:
     heard: list[str] = []
     contexts = []
 
-    def open_page(address: str = "", width: int = 1280, scheme: str = "light") -> Page:
-        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)  # type: ignore[arg-type]
+    def open_page(address: str = "", width: int = 1280, scheme: Scheme = "light") -> Page:
+        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
         contexts.append(context)
         page = context.new_page()
         file = reported.workspace.page.as_uri()
@@ -203,7 +206,7 @@ def column(page: Page | Frame, key: str) -> list[str]:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
-def test_page_is_legible(visit: Callable[..., Page], width: int, scheme: str):
+def test_page_is_legible(visit: Callable[..., Page], width: int, scheme: Scheme):
     page = visit(width=width, scheme=scheme)
     charts = page.locator(".chart")
     for chart in charts.all():
