@@ -127,13 +127,13 @@ def fit(
             yield point, lambda folder: save_checkpoint(folder, flows, optimizer, history)
             recent.clear()
     maps, scores = _score_white(scorer, normal, worker.device)
-    scorer.subtract_normal_map(maps)
-    return TrainedFlows(scorer, history, (maps - scorer.normal_map.cpu(), scores))
+    scorer.subtract_normal_level(maps)
+    return TrainedFlows(scorer, history, (maps - scorer.normal_level.cpu(), scores))
 
 
 @torch.no_grad()
 def _score_white(scorer: FlowScorer, white: White, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Score maps (N, h, w), before the normal map is subtracted, and image scores (N,) of white images, on the CPU."""
+    """Score maps (N, h, w), less no normal level yet, and image scores (N,) of white images, on the CPU."""
     pairs = zip(white.features.split(_BATCH), white.logdet.split(_BATCH), strict=True)
     scored = [scorer.score_white(z.to(device).float(), logdet.to(device)) for z, logdet in pairs]
     maps, scores = (torch.cat(parts).cpu() for parts in zip(*scored, strict=True))

@@ -40,7 +40,7 @@ def detector(grid: FeatureGrid, model: Model) -> Detector:
     assert scorer.layout is not None
     features = torch.randn(20, 8, 8, grid.channels, generator=torch.Generator().manual_seed(1))
     scorer.layout.fit(lambda: iter([features]), len(features))
-    scorer.subtract_normal_map(torch.randn(5, 8, 8, generator=generator))
+    scorer.subtract_normal_level(torch.randn(5, 8, 8, generator=generator))
     with torch.no_grad():
         for parameter in scorer.flows.parameters():
             if parameter.requires_grad:

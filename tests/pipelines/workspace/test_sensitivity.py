@@ -179,7 +179,7 @@ KEYED: list[tuple[tuple[str, ...], Any, set[str], set[str]]] = [
     (("model", "hidden_ratio"), 0.5, FLOWS, NOTHING),
     (("model", "coupling"), "affine", FLOWS, NOTHING),
     (("model", "flows"), 2, FLOWS, NOTHING),
-    (("model", "top_fraction"), 0.02, FLOWS, NOTHING),
+    (("model", "top_fraction"), 0.01, FLOWS, NOTHING),
     (("loss", "hardest"), 0.5, CONTRAST, NOTHING),
     (("loss", "hardest_fraction"), 0.3, CONTRAST, NOTHING),
     (("loss", "contrast"), 0.3, CONTRAST - {"clflow.plain"}, NOTHING),  # the variant has its own
