@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from pipelines.workspace.paths import Workspace
 from tests import tiny
 from tests.pipelines.command import run
 
@@ -45,8 +47,8 @@ class Checkout:
 
 
 @pytest.fixture(scope="module")
-def checkout(tiny_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
-    """A commit whose pipeline has run."""
+def checkout(tiny_source: Path, finished: Path, database: Path, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    """A commit whose pipeline has run; its cell is that of the finished benchmark, for its key is the same."""
     folder = tmp_path_factory.mktemp("dvc") / "checkout"
     tracked = subprocess.run(["git", "ls-files", *FILES], cwd=tiny.ROOT, capture_output=True, text=True, check=True)
     for name in tracked.stdout.splitlines():
@@ -58,11 +60,15 @@ def checkout(tiny_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Che
     own = {"extends": "below.yaml", "benchmark": tree["benchmark"]}  # dvc.yaml itself reads three lists
     own |= {section: {"datasets": []} for section in ("tune", "promotion")}
     tiny.write_params(folder / "params.yaml", {**own, "train": {"steps": tree["train"]["steps"]}})
+    shutil.copy(database, Workspace(folder).mlflow_database)
+    for stored in ("runs", "scores"):
+        for cell in (finished / stored / "folder").glob("disc-clflow-*"):
+            shutil.copytree(cell, folder / stored / "folder" / cell.name)
     made = Checkout(folder)
     made.git("init", "--quiet")
     made.git("add", "--all")
     made.git("commit", "--quiet", "--message", "parameters")
-    made.call("dvc", "repro")
+    assert "0 to train, 0 to score" in made.call("dvc", "repro")
     made.git("add", "--all")
     made.git("commit", "--quiet", "--message", "results")
     return made

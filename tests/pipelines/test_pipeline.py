@@ -21,7 +21,7 @@ from pipelines.benchmark import prepare
 from pipelines.inference import drift, predict
 from pipelines.registry.locate import CHAMPION, registered_name
 from pipelines.reporting.tables import LEADERBOARD_COLUMNS
-from pipelines.stages import aggregate, fetch, report
+from pipelines.stages import aggregate, fetch, report, train
 from pipelines.workspace.cells import EVAL_SCORES, MARKER
 from pipelines.workspace.paths import Workspace
 from pipelines.workspace.plan import plan_cells
@@ -147,20 +147,21 @@ def test_second_repro_does_nothing(finished: Path):
     assert (finished / "dvc.lock").read_text() == lock
 
 
-def test_changed_image_retrains_its_category_only(continued: Path):
-    workspace = continued / "workspace"
-    before = trained(workspace)
+def test_changed_image_retrains_its_category_only(continued: Path, ray_session: None):
+    workspace = Workspace(continued / "workspace")
+    before = trained(workspace.root)
     image = continued / "source" / "disc" / "train" / "good" / "000.png"
     Image.fromarray(255 - np.asarray(Image.open(image))).save(image)
-    tree = tiny.params_tree(Path("source"))
-    tiny.write_params(continued / "tiny.yaml", tree)
-    prepare(continued / "tiny.yaml", workspace)
-    result = run("dvc", "repro", "train@folder", cwd=workspace)
+    tiny.write_params(continued / "tiny.yaml", tiny.params_tree(Path("source"), benchmark__methods=["clflow"]))
+    prepare(continued / "tiny.yaml", workspace.root)
+    result = run("dvc", "repro", "synthesize@folder", "plan@folder", cwd=workspace.root)
     assert result.returncode == 0, result.stdout
-    after = trained(workspace)
+    assert "2 cells, 1 to train, 0 to score" in result.stdout, result.stdout
+    train.run(load(workspace.params), "folder", workspace)
+    after = trained(workspace.root)
     assert {name: after[name] for name in before} == before  # also the cells of the former image, until `clflow gc`
-    new = after.keys() - before.keys()
-    assert len(new) == 2 and all(name.startswith("disc") for name in new)
+    (new,) = after.keys() - before.keys()
+    assert new.startswith("disc-clflow-s0-")
 
 
 def test_removed_category_is_in_no_table_and_its_cells_stay(continued: Path):

@@ -69,9 +69,10 @@ def here(installed: Installed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.fixture(scope="module")
-def trained(installed: Installed, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+def trained(installed: Installed, database: Path, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """A workspace with a trained cell of the method, on the dataset, with the backbone."""
     workspace = Workspace(tmp_path_factory.mktemp("workspace"))
+    shutil.copy(database, workspace.mlflow_database)
     tiny.write_params(workspace.params, plugin_params())
     for verb in ("fetch", "synthesize", "train"):
         installed.run("clflow", verb, "--dataset", DATASET, cwd=workspace.root)

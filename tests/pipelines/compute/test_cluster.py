@@ -54,8 +54,9 @@ def address(home: Path) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def workspace(tiny_source: Path, address: str, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+def workspace(tiny_source: Path, database: Path, address: str, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     workspace = Workspace(tmp_path_factory.mktemp("workspace"))
+    shutil.copy(database, workspace.mlflow_database)
     changes = {"benchmark__methods": ["clflow"], "resources__cluster": address}
     params = load(tiny.write_params(workspace.params, tiny.params_tree(tiny_source, **changes)))
     fetch.run(params, "folder", workspace)

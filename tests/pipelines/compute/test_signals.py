@@ -121,7 +121,7 @@ def test_handlers_are_what_they_were_once_a_command_has_ended():
 def test_an_interrupted_benchmark_ends_and_keeps_what_is_finished(finished: Path, tmp_path: Path):
     folder, log = Path(shutil.copytree(finished.parent, tmp_path / "copy", symlinks=True)), tmp_path / "log"
     workspace = folder / "workspace"
-    one_by_one = {"train__steps": 200, "train__eval_points": 20, "resources__cpus_per_worker": os.cpu_count()}
+    one_by_one = {"train__steps": 100, "train__eval_points": 20, "resources__cpus_per_worker": os.cpu_count()}
     tree = tiny.params_tree(Path("source"), benchmark__methods=["clflow"], **one_by_one)
     params = tiny.write_params(folder / "tiny.yaml", tree)
     command = str(BIN / "clflow"), "benchmark", "--params", str(params), "--workspace", str(workspace)

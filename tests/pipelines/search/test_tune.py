@@ -10,15 +10,12 @@ from typing import Any
 import mlflow
 import pandas as pd
 import pytest
-from ruamel.yaml import YAML
 
 from clflow.config.params import Params, load
 from clflow.errors import ClflowError, DataError, ParameterError
-from clflow.files import read_json
 from pipelines.benchmark import prepare
 from pipelines.search.study import OBJECTIVE, Record, Search, best, present_values, require_replaceable, write_found
-from pipelines.stages import fetch, synthesize, train, tune
-from pipelines.workspace.cells import MARKER
+from pipelines.stages import fetch, synthesize, tune
 from pipelines.workspace.paths import Workspace
 from pipelines.workspace.plan import Plan, plan_cells
 from tests import tiny
@@ -40,9 +37,12 @@ def write(workspace: Workspace, source: Path, space: dict[str, Any] = SPACE, **c
 
 
 @pytest.fixture(scope="module")
-def prepared(tiny_source: Path, ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+def prepared(
+    tiny_source: Path, database: Path, ray_session: None, tmp_path_factory: pytest.TempPathFactory
+) -> Workspace:
     """A workspace that has everything but its test images; copied by every test."""
     workspace = Workspace(tmp_path_factory.mktemp("search"))
+    shutil.copy(database, workspace.mlflow_database)
     params = write(workspace, tiny_source)
     fetch.run(params, "folder", workspace)
     synthesize.run(params, "folder", workspace)
@@ -132,7 +132,7 @@ def test_what_cannot_be_searched_is_one_sentence(workspace: Workspace, tiny_sour
 
 
 def test_interrupted_search_leaves_the_better_result_and_goes_on(workspace: Workspace, tiny_source: Path):
-    params = write(workspace, tiny_source, tune__trials=5, train__steps=200, train__eval_points=4)
+    params = write(workspace, tiny_source, tune__trials=5, train__steps=100, train__eval_points=4)
     search = search_of(params, workspace)
     earlier = Search(search.dataset, search.categories, search.key, workspace.root / "earlier")
     earlier.keep(record(0, "finished", 1.0, **present_values(params)))
@@ -159,11 +159,7 @@ def test_interrupted_search_leaves_the_better_result_and_goes_on(workspace: Work
         last = r.curve[-1]
         assert last[OBJECTIVE] == pytest.approx((last[f"{OBJECTIVE}.disc"] + last[f"{OBJECTIVE}.stripes"]) / 2)
     winner = best(records)
-    assert winner is not None
-    tree = tiny.params_tree(tiny_source, benchmark__methods=["clflow-tuned"], tune__space=SPACE)
-    tree["tuned"] = str(target)
-    tuned = load(tiny.write_params(workspace.root / "with.yaml", tree)).for_category("folder", "disc", "clflow-tuned")
-    assert tuned.train.learning_rate == winner.values["train.learning_rate"]
+    assert winner is not None and f"learning_rate: {winner.values['train.learning_rate']}" in target.read_text()
 
     tune.run(params, "folder", workspace, trials=6)  # MLflow must not get a trial twice, either
     assert len(search.records()) == 6
@@ -179,6 +175,31 @@ def test_interrupted_search_leaves_the_better_result_and_goes_on(workspace: Work
     for r in search.records():
         assert logged[r.number].data.metrics[OBJECTIVE] == r.objective
         assert logged[r.number].data.params["train.learning_rate"] == str(r.values["train.learning_rate"])
+
+
+def test_stage_goes_on_with_a_search_and_training_takes_what_it_found(tiny_source: Path, tmp_path: Path):
+    changes = {"tune__space": SPACE, "tune__trials": 2, "tune__grace": 1, "tune__datasets": ["folder"]}
+    tree = tiny.params_tree(tiny_source, benchmark__methods=["clflow"], **changes)
+    found = {"loss.contrast": 1.0, "model.coupling_steps": 3, "train.learning_rate": 0.02}
+    bench = Workspace(tmp_path / "bench")
+
+    def reproduce(tree: dict[str, Any], *targets: str) -> None:
+        prepare(tiny.write_params(tmp_path / "tiny.yaml", tree), bench.root)
+        result = run("dvc", "repro", *targets, cwd=bench.root)
+        assert result.returncode == 0, result.stdout
+
+    reproduce(tree, "plan_inputs@folder")
+    search = search_of(load(bench.params), bench)
+    search.keep(record(0, "finished", 0.0, **present_values(load(bench.params))))
+    search.keep(record(1, "finished", 0.1, **found))
+    reproduce(tree, "tune@folder")
+    written = bench.tuned("folder").read_text()
+    tree["benchmark"]["methods"] = ["clflow", "clflow-tuned"]
+    reproduce(tree | {"tuned": "bench/tuned/folder.yaml"}, "plan@folder")
+    assert bench.tuned("folder").read_text() == written
+    planned = Plan(load(bench.params), "folder", bench).trained
+    learned = {cell.method: inputs["parameters"]["train.learning_rate"] for cell, inputs in planned.items()}
+    assert learned == {"clflow": tree["train"]["learning_rate"], "clflow-tuned": 0.02}
 
 
 def test_what_a_search_found_is_replaced_unless_it_was_edited(
@@ -202,7 +223,7 @@ def test_what_a_search_found_is_replaced_unless_it_was_edited(
 
 def test_each_category_alone_survives_trials_that_diverge(workspace: Workspace, tiny_source: Path):
     space = {"train.learning_rate": {"choice": [0.01, 1e29, 1e30, 1e31]}}
-    params = write(workspace, tiny_source, space, tune__trials=4)
+    params = write(workspace, tiny_source, space, tune__trials=3)
     target = tune.run(params, "folder", workspace, each=True)
     for category in tiny.CATEGORIES:
         records = search_of(params, workspace, (category,)).records()
@@ -233,27 +254,3 @@ def test_trials_that_the_timeout_cuts_are_not_remembered(workspace: Workspace, t
     with pytest.raises(ClflowError, match="give it more time"):
         tune.run(params, "folder", workspace)
     assert search_of(params, workspace).records() == []
-
-
-def test_stage_searches_and_training_takes_what_it_found(tiny_source: Path, ray_session: None, tmp_path: Path):
-    one = {"source": str(tiny_source), "categories": ["disc"]}
-    changes = {"data__folder": one, "tune__space": SPACE, "tune__trials": 2, "tune__datasets": ["folder"]}
-    workspace = Workspace(tmp_path / "workspace")
-
-    def reproduce(tree: dict[str, Any], *targets: str) -> None:
-        prepare(tiny.write_params(tmp_path / "tiny.yaml", tree), workspace.root)
-        result = run("dvc", "repro", *targets, cwd=workspace.root)
-        assert result.returncode == 0, result.stdout
-
-    reproduce(tiny.params_tree(tiny_source, benchmark__methods=["clflow"], **changes), "tune@folder")
-    found = workspace.tuned("folder").read_text()
-    tree = tiny.params_tree(tiny_source, benchmark__methods=["clflow", "clflow-tuned"], **changes)
-    reproduce(tree | {"tuned": "workspace/tuned/folder.yaml"}, "plan@folder")
-    assert workspace.tuned("folder").read_text() == found
-    train.run(load(workspace.params), "folder", workspace)
-    records = [read_json(path) for path in workspace.runs("folder").glob(f"*/{MARKER}")]
-    learned = {record["method"]: record["inputs"]["parameters"]["train.learning_rate"] for record in records}
-    assert learned == {
-        "clflow": tree["train"]["learning_rate"],
-        "clflow-tuned": YAML(typ="safe").load(found)["parameters"]["train"]["learning_rate"],
-    }

@@ -30,9 +30,12 @@ from tests.waiting import wait_until
 
 
 @pytest.fixture(scope="module")
-def prepared(tiny_source: Path, ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """A workspace with data and synthetic anomalies; copied by every test."""
+def prepared(
+    tiny_source: Path, database: Path, ray_session: None, tmp_path_factory: pytest.TempPathFactory
+) -> Workspace:
+    """A workspace with data, synthetic anomalies and an empty database; copied by every test."""
     workspace = Workspace(tmp_path_factory.mktemp("prepared"))
+    shutil.copy(database, workspace.mlflow_database)
     params = load(tiny.write_params(workspace.params, tiny.params_tree(tiny_source)))
     fetch.run(params, "folder", workspace)
     synthesize.run(params, "folder", workspace)
@@ -78,10 +81,21 @@ def start(workspace: Workspace) -> subprocess.Popen[str]:
     )
 
 
-def test_killed_driver_loses_no_finished_cell(workspace: Workspace, tiny_source: Path):
-    long = {"benchmark__methods": ["clflow"], "train__steps": 200, "train__eval_points": 20}
+def workers(process: subprocess.Popen[str], title: str) -> list[psutil.Process]:
+    """The processes of a cell's workers, by the title that Ray gives them."""
+    children = psutil.Process(process.pid).children(recursive=True)
+    return [child for child in children if title in " ".join(child.cmdline())]
+
+
+def test_killed_worker_and_killed_driver_lose_no_finished_cell_and_no_checkpoint(
+    workspace: Workspace, tiny_source: Path
+):
+    long = {"benchmark__methods": ["clflow"], "train__steps": 100, "train__eval_points": 10}
     changed(workspace, tiny_source, **long, resources__cpus_per_worker=os.cpu_count())  # one after the other
     process = start(workspace)
+    wait_until(lambda: any("step 20 " in log.read_text() for log in logs(workspace)), process)
+    (victim,) = workers(process, "train_single")
+    victim.kill()
     wait_until(lambda: len(complete(workspace)) > 0 and len(reporting(workspace)) == 2, process)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -95,27 +109,31 @@ def test_killed_driver_loses_no_finished_cell(workspace: Workspace, tiny_source:
     assert len(after) == 2
     assert {name: after[name] for name in first} == first
     assert [log.read_text().count("step 10 ") for log in logs(workspace)] == [1, 1]  # none was begun again
+    for name in after:
+        history = pd.read_csv(workspace.runs("folder") / name / "history.csv")
+        assert list(history["step"]) == list(range(10, 101, 10))
     assert not [path for path in workspace.checkpoints.iterdir() if path.name in after]
 
 
-@pytest.mark.parametrize(("workers", "title", "steps"), [(1, "train_single", 1000), (2, "RayTrainWorker", 200)])
-def test_killed_worker_is_restarted_from_its_last_checkpoint(
-    workspace: Workspace, tiny_source: Path, workers: int, title: str, steps: int
+def test_one_of_two_gloo_workers_is_killed_and_both_go_on_from_their_last_checkpoint(
+    workspace: Workspace, tiny_source: Path
 ):
-    longer = {"train__steps": steps, "train__eval_points": steps // 20}
-    params = one_cell(workspace, tiny_source, resources__workers_per_cell=workers, **longer)
+    longer = {"train__steps": 100, "train__eval_points": 10}
+    params = one_cell(workspace, tiny_source, resources__workers_per_cell=2, **longer)
     process = start(workspace)
-    wait_until(lambda: any(f"step {steps // 5} " in log.read_text() for log in logs(workspace)), process)
-    children = psutil.Process(process.pid).children(recursive=True)
-    victims = [child for child in children if title in " ".join(child.cmdline())]
-    assert len(victims) == workers
+    wait_until(lambda: any("step 20 " in log.read_text() for log in logs(workspace)), process)
+    victims = workers(process, "RayTrainWorker")
+    assert len(victims) == 2
     victims[0].kill()
     output, _ = process.communicate()
     assert process.returncode == 0, output
     (cell,) = plan_cells(params, workspace)
     history = pd.read_csv(workspace.run(cell) / "history.csv")
-    assert list(history["step"]) == list(range(20, steps + 1, 20))
-    assert [log.read_text().count("step 20 ") for log in logs(workspace)] == [1]
+    assert list(history["step"]) == list(range(10, 101, 10))
+    assert [log.read_text().count("step 10 ") for log in logs(workspace)] == [1]
+    assert read_json(workspace.run(cell) / MARKER)["params_added"] > 0
+    alone = one_cell(workspace, tiny_source, **longer)
+    assert cell.key not in {other.key for other in plan_cells(alone, workspace)}
 
 
 def test_failed_cell_is_named_and_stops_no_other(workspace: Workspace, tiny_source: Path):
@@ -146,16 +164,6 @@ def test_cells_of_slots_that_cannot_run_fail_with_the_reason(workspace: Workspac
     (log,) = logs(workspace)
     assert "Not a directory" in log.read_text()
     assert not complete(workspace)
-
-
-def test_two_gloo_workers_train_one_cell(workspace: Workspace, tiny_source: Path):
-    params = one_cell(workspace, tiny_source, resources__workers_per_cell=2)
-    train.run(params, "folder", workspace)
-    (cell,) = plan_cells(params, workspace)
-    record = read_json(workspace.run(cell) / MARKER)
-    assert record["params_added"] > 0
-    alone = changed(workspace, tiny_source)
-    assert cell.key not in {other.key for other in plan_cells(alone, workspace)}
 
 
 def test_training_finishes_without_tracking_and_sync_catches_up(
