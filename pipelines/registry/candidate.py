@@ -1,4 +1,4 @@
-"""What may be promoted: a cell of this workspace, or the champion of another registry."""
+"""Candidates for promotion: a cell of this workspace, or the champion of another registry."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from pipelines.workspace.paths import Workspace
 
 @dataclass(frozen=True)
 class Candidate:
-    """A cell's model.
+    """A trained model that may be promoted.
 
     Attributes:
-        evidence: for it.
-        workspace: holds its files below ``runs``, where a workspace has them.
-        origin: where it comes from, in words.
-        images: folder of the images that its scores are of, if they are here.
+        evidence: its measurements and provenance.
+        workspace: contains its files, below ``runs``.
+        origin: its source, for messages.
+        images: folder of the scored test images; None if they are not on this machine.
     """
 
     evidence: Evidence
@@ -38,7 +38,7 @@ class Candidate:
 
 
 def from_workspace(params: Params, dataset: str, category: str, workspace: Workspace) -> Candidate:
-    """The cell that ``promotion`` names, of one category.
+    """The candidate of a category: the cell that ``promotion`` names.
 
     Raises:
         PromotionError, DataError: see `pipelines.registry.evidence.of_workspace`.

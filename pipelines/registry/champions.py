@@ -1,8 +1,8 @@
-"""The MLflow registry of models: a registered model per category, whose aliases say which version is in use.
+"""The MLflow model registry: one registered model per category; its aliases name the versions in use.
 
-MLflow can move an alias, but not on condition that nobody else moved it meanwhile. What it can do in one step, in its
-own database as over HTTP, is to create a registered model under a name that is not taken. So for the moment in which
-the champion changes, a registered model that is named after the category's serves as lock.
+MLflow has no compare-and-swap for aliases. Creating a registered model is atomic, in a database and over HTTP: it
+fails if the name exists. So an empty registered model, named after the category's, is the lock under which the champion
+changes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from pipelines.workspace.cells import Cell
 from pipelines.workspace.person import person
 
 CHALLENGER = "challenger"
-"""The alias of the version that was registered last and is not champion; and its verdict."""
+"""Alias of the version that was registered last and is not champion; also its verdict."""
 
 VERDICT, REASONS = "clflow.verdict", "clflow.reasons"
 COMPARED_WITH, REPLACED, TEST_HASH = "clflow.compared_with", "clflow.replaced", "clflow.test_hash"
@@ -47,7 +47,7 @@ class Registry:
         self.client = MlflowClient(uri, uri)
 
     def aliased(self, name: str, alias: str) -> ModelVersion | None:
-        """The version that carries an alias."""
+        """The version with an alias, or None."""
         try:
             return self.client.get_model_version_by_alias(name, alias)
         except MlflowException as error:
@@ -56,8 +56,7 @@ class Registry:
             raise
 
     def versions_of_cell(self, name: str, key: str) -> list[ModelVersion]:
-        """The versions that hold a model of a cell, oldest first: one for each training of the cell, or more if two
-        registered it at once."""
+        """Versions of a cell's models, oldest first: one per training, or more if two processes registered at once."""
         found = self.client.search_model_versions(f"name = '{name}' and tags.`{CELL_KEY}` = '{key}'")
         return sorted(found, key=number)
 
@@ -66,12 +65,12 @@ class Registry:
         return sorted(self.client.search_model_versions(f"name = '{name}'"), key=number)
 
     def aliases(self, version: ModelVersion) -> list[str]:
-        """The aliases that a version carries, sorted."""
+        """Aliases of a version, sorted."""
         named = self.client.get_registered_model(version.name).aliases
         return sorted(alias for alias, of in named.items() if int(of) == number(version))
 
     def logged_model(self, experiment: str, evidence: Evidence) -> LoggedModel | None:
-        """The model that was logged by the run of the training which made a cell's files."""
+        """The logged model of the training run that wrote a cell's files, or None."""
         found = self.client.get_experiment_by_name(experiment)
         if found is None:
             return None
@@ -84,11 +83,11 @@ class Registry:
             raise
 
     def model_folder(self, version: ModelVersion, into: Path) -> Path:
-        """The files of a version's model, downloaded ``into`` an empty folder."""
+        """Download the files of a version ``into`` an empty folder."""
         return download(f"{SCHEME}{version.name}/{number(version)}", self.uri, into)
 
     def evidence(self, version: ModelVersion) -> Evidence:
-        """What is known of a version's model.
+        """Read the evidence of a version.
 
         Raises:
             PromotionError: its run holds no evidence, or it was changed.
@@ -104,7 +103,7 @@ class Registry:
                 ) from None
 
     def register(self, name: str, model: LoggedModel, evidence: Evidence) -> ModelVersion:
-        """Make the logged model of a cell a version, and challenger for now."""
+        """Register the logged model of a cell as a new version, with the challenger's alias."""
         self._ensure_model(name)
         self.client.update_registered_model(name, _description(name, evidence.cell))
         # A database of MLflow's own looks the model up on the server of the process, whomever it is asked by.
@@ -117,13 +116,13 @@ class Registry:
         return version
 
     def log_evidence(self, run: str, evidence: Evidence) -> None:
-        """Store evidence with the run of its model; it replaces older evidence."""
+        """Store evidence as artifacts of the model's run; replaces older evidence."""
         with tempfile.TemporaryDirectory() as folder:
             evidence.write(Path(folder))
             self.client.log_artifacts(run, folder, _EVIDENCE)
 
     def describe(self, version: ModelVersion, tags: dict[str, str], description: str) -> None:
-        """Set tags and description of a version; where its run is and how to load it are added to what is said."""
+        """Set tags and description of a version; a link to its run and the loading code are appended."""
         for key, value in tags.items():
             self.client.set_model_version_tag(version.name, version.version, key, value)
         run = self.client.get_run(str(version.run_id)).info
@@ -136,10 +135,10 @@ class Registry:
 
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
-        """Hold the lock of a registered model, exclusively.
+        """Hold the exclusive lock of a registered model.
 
         Raises:
-            PromotionError: somebody holds it. It is never broken: whether that process lives, only a person can say.
+            PromotionError: another process holds it. It is never broken: only a person knows whether that one lives.
         """
         lock = f"{name}.lock"
         try:
@@ -156,7 +155,7 @@ class Registry:
     def set_champion(
         self, version: ModelVersion, compared: ModelVersion | None, tags: dict[str, str], description: str
     ) -> None:
-        """Make a version champion, if the champion still is the one that it was compared with.
+        """Make a version champion if the champion is still the one it was compared with.
 
         Raises:
             PromotionError: it is not, or somebody else is changing the champion now.
@@ -177,7 +176,7 @@ class Registry:
                 self.client.delete_registered_model_alias(name, CHALLENGER)
 
     def roll_back(self, name: str) -> tuple[ModelVersion, ModelVersion]:
-        """Make the version champion again that the present champion replaced; returns the new and the demoted one.
+        """Roll back to the version that the champion replaced; returns the new champion and the demoted version.
 
         Raises:
             PromotionError: there is no champion, or nothing to go back to, or somebody else is changing the champion.
@@ -198,7 +197,7 @@ class Registry:
             return previous, champion
 
     def require_answer(self) -> None:
-        """Make sure that the server answers.
+        """Check that the server answers.
 
         Raises:
             ClflowError: it does not.
@@ -211,7 +210,7 @@ class Registry:
             ) from None
 
     def _version(self, name: str, version: str | None) -> ModelVersion | None:
-        """A version by its number, if it was not deleted."""
+        """A version by its number, or None if it was deleted."""
         try:
             return self.client.get_model_version(name, version) if version else None
         except MlflowException as error:
@@ -239,7 +238,7 @@ class Registry:
 
 
 def _description(name: str, cell: Cell) -> str:
-    """What a registered model is, and how to use it."""
+    """Description of a registered model, with the commands that use it."""
     champion = f"{SCHEME}{name}@{CHAMPION}"
     return (
         f"Detectors of visual anomalies in images of {cell.category} (dataset {cell.dataset}). The alias {CHAMPION} "
@@ -251,7 +250,7 @@ def _description(name: str, cell: Cell) -> str:
 
 
 def number(version: ModelVersion) -> int:
-    """The number of a version, for which MLflow's own database gives an int and its server a string."""
+    """The number of a version; MLflow's database gives an int, its server a string."""
     return int(version.version)
 
 

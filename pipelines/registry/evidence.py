@@ -1,7 +1,7 @@
-"""The evidence for a model: what was measured, on which images, under which protocol, and of which files.
+"""Evidence of a model: metrics, the images and the protocol they were measured on, and hashes of its files.
 
-It is read from a workspace, where it must fit the manifest and the parameters, and kept with the model's run in
-MLflow, so that the model can be judged where there is neither.
+It is read from a workspace, where it must match manifest and parameters, and stored with the model's run in MLflow, so
+that another machine can judge the model without either.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ from pipelines.workspace.results import (
 
 FILE, SCORES = "evidence.json", "scores.csv"
 CALIBRATED = ("calibration_images", "expected_false_alarm_rate")
-"""Figures of the stored threshold: how many images it was calibrated on, and the rate that it keeps on such images."""
+"""Figures of the stored threshold: number of calibration images and expected false alarm rate."""
 
 _IMAGE = ["path", "label"]
 
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """What is known of a cell's model.
+    """Measurements and provenance of a cell's model.
 
     Attributes:
         cell: the cell.
@@ -71,12 +71,12 @@ class Evidence:
 
     @property
     def record(self) -> str:
-        """Hash of cell.json, which no two trainings of the cell write alike."""
+        """Hash of cell.json; it differs between two trainings of the same cell."""
         return self.files[cells.MARKER]
 
     @property
     def missing(self) -> str:
-        """What its test images lack, in words, so that some figures do not exist; empty if nothing."""
+        """Which test images are missing, so that some metrics do not exist; empty if none."""
         labels = self.scores["label"].to_numpy()
         return missing_images(int((labels == 0).sum()), int((labels == 1).sum()), int("pixel_auroc" in self.metrics))
 
@@ -105,10 +105,10 @@ class Evidence:
         return cls(**record | {"cell": Cell(**record["cell"])}, scores=_read_scores(folder / SCORES))
 
     def require_files(self, found: dict[str, str], where: str) -> None:
-        """Make sure that a copy of the model is the model, file by file.
+        """Check that a copy of the model has the same files.
 
         Raises:
-            PromotionError: it is not; the sentence names the first file that differs.
+            PromotionError: it has not; the message names the first file that differs.
         """
         for name in sorted(self.files.keys() | found.keys()):
             if self.files.get(name) != found.get(name):
@@ -117,23 +117,23 @@ class Evidence:
                 )
 
     def require_protocol(self, params: Params) -> None:
-        """Make sure that it was measured as the parameters say.
+        """Check that it was measured under the protocol of the parameters.
 
         Raises:
-            PromotionError: it was not; the sentence names what differs.
+            PromotionError: it was not; the message names what differs.
         """
         wanted = params.protocol.model_dump(mode="json")
         _require_same_protocol(self.protocol, wanted, "measured", "measure it so, or correct params.yaml")
 
 
 def file_hashes(folder: Path) -> dict[str, str]:
-    """Path and SHA-256 of every file of a model."""
+    """Relative path and SHA-256 of every file in a model's folder."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): file_sha256(path) for path in files}
 
 
 def of_workspace(params: Params, dataset: str, category: str, workspace: Workspace) -> Evidence:
-    """The evidence for the cell that ``promotion`` names, of one category.
+    """Evidence of a category's cell that ``promotion`` names.
 
     Raises:
         PromotionError: the cell is not trained, scored and aggregated, or does not match the manifest or the protocol.
@@ -192,7 +192,7 @@ def _aggregated(params: Params, dataset: str, category: str, workspace: Workspac
 
 
 def _metrics(cell: Cell, row: dict[Any, Any], scores: pd.DataFrame, threshold: float) -> dict[str, float]:
-    """Image metrics and rates from the scores and pixel metrics from the row, which must be of the same scores."""
+    """Image metrics and rates computed from scores; pixel metrics from a row of cells.csv of the same scores."""
     labels, image_scores = scores["label"].to_numpy(), scores["image_score"].to_numpy()
     try:
         of_images = image_metrics(labels, image_scores) if has_both_classes(scores) else {}
@@ -206,7 +206,7 @@ def _metrics(cell: Cell, row: dict[Any, Any], scores: pd.DataFrame, threshold: f
 
 
 def _validation(cell: Cell, workspace: Workspace) -> dict[str, float]:
-    """Figures of validation at the end of the training."""
+    """Validation metrics at the end of training."""
     last = read_history(cell, workspace).iloc[-1]
     return {name: float(last[name]) for name in VALIDATION if name in last}
 

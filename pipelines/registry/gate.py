@@ -1,4 +1,4 @@
-"""The judgement of a model: floors and ceilings of its figures, its latency here, and its gain over the champion."""
+"""The promotion gate: floors and ceilings of metrics, latency on this machine, gain over the champion."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ class Judgement:
     """Whether a model may become champion, and why.
 
     Attributes:
-        wins: it may.
-        reasons: what speaks against it, or else what speaks for it.
-        gain: in AUROC over the champion; None if there is no champion.
+        wins: it may become champion.
+        reasons: against it, or if there are none, for it.
+        gain: in AUROC over the champion; None without a champion.
         latency_ms: median per image.
-        machine: where that was measured.
-        forced: why a person overruled it; empty if nobody did.
+        machine: on which latency was measured.
+        forced: reason given by the person who overruled the gate; empty if nobody did.
     """
 
     wins: bool
@@ -49,7 +49,7 @@ class Judgement:
     forced: str = ""
 
     def overruled(self, why: str, problems: tuple[str, ...]) -> Judgement:
-        """The judgement by which a person's will is done, whatever speaks against it; ``problems`` does so, too."""
+        """The judgement after a person overruled the gate, and ``problems`` before it; both stay among the reasons."""
         against = (*problems, *(() if self.wins else self.reasons))
         others = tuple(f"despite: {each}" for each in against) or self.reasons
         return replace(self, wins=True, reasons=(f"forced: {why}", *others), forced=why)
@@ -57,10 +57,10 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a model is compared with the champion by.
+    """Scores by which a model is compared with the champion.
 
     Attributes:
-        figure: in words.
+        figure: name of the metric.
         scores: ``path``, ``label`` and ``image_score`` of images.
         champion: the same by the champion.
         note: what there is to say of it.
@@ -76,8 +76,8 @@ def judge(evidence: Evidence, folder: Path, comparison: Comparison | None, rules
     """Judge a model.
 
     Args:
-        evidence: for it.
-        folder: its detector.
+        evidence: of the model.
+        folder: of its detector.
         comparison: with the champion, if there is one.
         rules: floors, ceilings, limit of the latency, margin and confidence.
 
@@ -114,8 +114,7 @@ def compare(comparison: Comparison, rules: Promotion) -> Gain:
 
 
 def on_held_out_images(folder: Path, champion: Path) -> Comparison | None:
-    """Compare two detectors, by their folders, on the held-out normal images and synthetic anomalies that both were
-    validated on; None if these were not the same."""
+    """Compare two detectors on the validation images (held-out normal and synthetic) of both; None if these differ."""
     if _validated_on(folder) != _validated_on(champion):
         return None
     scores, of_champion = _held_out(folder), _held_out(champion)
@@ -125,19 +124,19 @@ def on_held_out_images(folder: Path, champion: Path) -> Comparison | None:
 
 
 def _validated_on(folder: Path) -> tuple[object, ...]:
-    """What determines the held-out images of a detector."""
+    """Hashes and share that determine a detector's validation images."""
     record = read_json(folder / MARKER)
     return record["data_hash"], record["synthetic_hash"], record["protocol"]["holdout"]
 
 
 def _held_out(folder: Path) -> pd.DataFrame:
-    """Scores of held-out images, whose places in the table stand for their paths."""
+    """Scores of validation images; their rows serve as paths."""
     table = pd.read_csv(folder / HELD_OUT_FILE)
     return table.assign(path=table.index)
 
 
 def score_again(folder: Path, images: pd.DataFrame, data: Path) -> pd.DataFrame:
-    """The images (``path``, ``label``) of a dataset's folder with the scores of a detector.
+    """Score images (``path``, ``label``) below a dataset's folder by a detector.
 
     Raises:
         WeightsError: the weights of the detector's backbone are not here.
@@ -150,7 +149,7 @@ def score_again(folder: Path, images: pd.DataFrame, data: Path) -> pd.DataFrame:
 
 
 def measure_latency(detector: Detector) -> float:
-    """Median milliseconds from one image, uint8 and of the detector's size, to its score map and score."""
+    """Median milliseconds to score one uint8 image of the detector's size."""
     size = detector.image_size
     image_bhwc = torch.randint(0, 256, (1, size, size, 3), dtype=torch.uint8)
     seconds = []
@@ -163,7 +162,7 @@ def measure_latency(detector: Detector) -> float:
 
 
 def describe_machine() -> str:
-    """What a latency depends on, in words."""
+    """Description of this machine, beside which a latency is stored."""
     return f"{platform.machine()}, {os.cpu_count()} CPUs, {torch.get_num_threads()} threads"
 
 

@@ -1,4 +1,4 @@
-"""Where a trained model is: a cell's folder on disk, or a version in the MLflow registry."""
+"""Find a trained model: a cell's folder on disk, or a version in the MLflow registry."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 SCHEME = "models:/"
 CHAMPION = "champion"
-"""The alias of the version that is in use."""
+"""Alias of the version in use."""
 
 
 def registered_name(dataset: str, category: str) -> str:
-    """The registered model of a category."""
+    """Name of a category's registered model."""
     return f"clflow-{dataset}-{category}"
 
 
 def champion_version(name: str, uri: str) -> int:
-    """The version of a registered model that is its champion on the MLflow server at ``uri``.
+    """Version number of a registered model's champion on the MLflow server at ``uri``.
 
     Raises:
         ClflowError: there is none, or MLflow does not answer.
@@ -38,7 +38,7 @@ def champion_version(name: str, uri: str) -> int:
 
 
 def find_version(reference: str, uri: str) -> ModelVersion:
-    """The version that a reference such as ``models:/name@champion`` means on the MLflow server at ``uri``.
+    """Resolve a reference such as ``models:/name@champion`` on the MLflow server at ``uri``.
 
     Raises:
         ClflowError: there is none, or MLflow does not answer.
@@ -56,7 +56,7 @@ def find_version(reference: str, uri: str) -> ModelVersion:
 
 
 def local_folder(reference: str, workspace: Workspace, into: Path) -> Path:
-    """The folder of a detector, with all that its cell keeps beside it.
+    """Folder of a detector, with the other files of its cell.
 
     Args:
         reference: the path of a cell's folder, or an MLflow model URI such as ``models:/name@champion``.
@@ -76,10 +76,10 @@ def local_folder(reference: str, workspace: Workspace, into: Path) -> Path:
 
 
 def download(reference: str, uri: str, into: Path) -> Path:
-    """The folder of a detector that the MLflow server at ``uri`` holds, downloaded ``into`` an empty folder.
+    """Download a detector from the MLflow server at ``uri`` ``into`` an empty folder; returns its folder.
 
     Raises:
-        DataError: the model is none of ours.
+        DataError: the model is not a detector of clflow.
         ClflowError: MLflow has no such model, or does not answer.
     """
     with _registry(reference, uri):
@@ -102,7 +102,7 @@ def download(reference: str, uri: str, into: Path) -> Path:
 
 
 def require_database(uri: str) -> None:
-    """Make sure that an SQLite database exists; MLflow would create an empty one.
+    """Check that an SQLite database exists; MLflow would create an empty one.
 
     Raises:
         ClflowError: it does not.
@@ -113,7 +113,7 @@ def require_database(uri: str) -> None:
 
 @contextmanager
 def _registry(reference: str, uri: str) -> Iterator[None]:
-    """Say in one sentence why something is unavailable from MLflow.
+    """Turn errors of MLflow into one sentence.
 
     What is done inside names the server at every call: `mlflow.set_tracking_uri` would set MLFLOW_TRACKING_URI for
     the whole process, and promotion asks two servers.

@@ -59,7 +59,7 @@ class Outcome:
         }
 
     def description(self) -> str:
-        """Sentences for the version of a candidate that was judged."""
+        """Description of the version of a judged candidate."""
         assert self.evidence is not None, "what was judged has evidence"
         evidence = self.evidence
         return (
@@ -92,7 +92,7 @@ class Outcome:
 
 
 def _figures(evidence: Evidence) -> str:
-    """Its figures in words; without an image AUROC, that of validation."""
+    """Metrics as text; without an image AUROC, the validation AUROC."""
     metrics = evidence.metrics
     words = [evidence.missing] if evidence.missing else []
     if "image_auroc" in metrics:
@@ -107,7 +107,7 @@ def _figures(evidence: Evidence) -> str:
 
 
 def _threshold(evidence: Evidence) -> str:
-    """What its threshold promises; empty for evidence that does not tell."""
+    """Expected false alarm rate as text; empty if the evidence has none."""
     if not evidence.metrics.keys() >= {*CALIBRATED}:
         return ""
     images, rate = (evidence.metrics[name] for name in CALIBRATED)

@@ -1,7 +1,7 @@
-"""``clflow promote``: a cell's model becomes a version in the registry, and champion of its category if it is better.
+"""``clflow promote``: register a cell's model, and make it champion of its category if it passes the gate.
 
-A candidate is compared with the champion on the same test images. Nothing is overwritten: a champion that is replaced
-stays a version, and `clflow rollback` makes it champion again.
+A candidate is compared with the champion on the same test images. Nothing is overwritten: a replaced champion stays a
+version, and `clflow rollback` restores it.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def run(
 
 
 def rollback(dataset: str, category: str, workspace: Workspace) -> None:
-    """Make the version of a category champion again that the present champion replaced.
+    """Restore the champion of a category that the present one replaced.
 
     Raises:
         PromotionError: there is no champion, or nothing to go back to, or somebody else is changing it.
@@ -157,7 +157,7 @@ class Promoter:
         return replace(outcome, version=number(version))
 
     def _logged(self, candidate: Candidate, scratch: Path) -> LoggedModel | None:
-        """The model as the target's MLflow holds it, logged if it was not; None only in a dry run.
+        """The candidate's logged model in the target's MLflow, logged now if necessary; None only in a dry run.
 
         Raises:
             PromotionError: it is not the candidate, or was deleted.
@@ -250,7 +250,7 @@ class Promoter:
 
 
 def _rolled_back(known: list[ModelVersion]) -> tuple[ModelVersion, str] | None:
-    """The first version of a cell that was rolled back, as which one trained again is not to come back, and by whom."""
+    """The first version of a cell that was rolled back, and by whom; trained again, it is not promoted by itself."""
     for version in known:
         if champions.ROLLED_BACK_BY in version.tags:
             by, at = version.tags[champions.ROLLED_BACK_BY], version.tags[champions.ROLLED_BACK_AT]
@@ -264,6 +264,6 @@ def _is_of(version: ModelVersion, record: str) -> bool:
 
 
 def _same(before: dict[str, str], now: dict[str, str]) -> bool:
-    """Whether a challenger was judged so before, on the same images and against the same champion."""
+    """Whether the verdict is unchanged, on the same images and against the same champion."""
     grounds = (champions.VERDICT, champions.REASONS, champions.COMPARED_WITH, champions.TEST_HASH)
     return all(before.get(tag) == now[tag] for tag in grounds)

@@ -1,4 +1,4 @@
-"""The run of each execution of the benchmark: the parent of the runs of those cells that it trained."""
+"""Parent runs in MLflow: one per execution of the benchmark, above the runs of the cells it trained."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _DESCRIBED = "clflow.described"
 
 
 class BenchmarkRuns:
-    """The runs of a workspace's executions."""
+    """Parent runs of a workspace's executions."""
 
     def __init__(self, runs: Runs, workspace: Workspace):
         self._runs = runs
@@ -24,7 +24,7 @@ class BenchmarkRuns:
         self._ids: dict[str, str] = {}
 
     def of(self, execution: Execution) -> str:
-        """Id of an execution's run; it is made, with commit, parameters and protocol, if there is none."""
+        """Id of an execution's run; created with commit, parameters and protocol if it does not exist."""
         if execution.id not in self._ids:
             tags = {ROLE: "benchmark", EXECUTION: execution.id}
             name = execution.params["benchmark"]["name"]
@@ -36,11 +36,11 @@ class BenchmarkRuns:
         return self._ids[execution.id]
 
     def log_failure(self, execution: Execution) -> None:
-        """Mark an execution as failed, which it is until its results are reported."""
+        """Mark an execution as failed until its results are reported."""
         self._runs.client.set_terminated(self.of(execution), "FAILED")
 
     def log_results(self, execution: Execution) -> None:
-        """Log what reports/ holds as the results of an execution, unless they are logged."""
+        """Log metrics and pages in reports/ as an execution's results, unless they are logged already."""
         run, means = self.of(execution), read_json(self._workspace.metrics)
         figures = {
             f"{dataset}.{method}.{name}": float(value)
@@ -58,12 +58,12 @@ class BenchmarkRuns:
         self._runs.client.set_terminated(run)
 
     def _pages(self) -> dict[str, str]:
-        """Hash of every file of the pages."""
+        """SHA-256 of every file of the pages."""
         found = (file for page in self._workspace.pages for file in (page, *page.rglob("*")) if file.is_file())
         return {str(file.relative_to(self._workspace.reports)): file_sha256(file) for file in sorted(found)}
 
     def _log_pages(self, run: str) -> None:
-        """Log the pages as they lie in reports/, so that their pictures are where they look for them."""
+        """Log the pages with their paths below reports/, so that their links to pictures work."""
         for page in filter(Path.exists, self._workspace.pages):
             if page.is_dir():
                 self._runs.client.log_artifacts(run, str(page), page.name)
@@ -81,8 +81,7 @@ class BenchmarkRuns:
 
 
 def _headline(means: dict[str, dict[str, dict[str, float]]], method: str) -> dict[str, float]:
-    """The means of a method over all datasets, named like the figures of cells, so that both are in the same columns of
-    MLflow's table of runs."""
+    """Means of a method over all datasets, named like metrics of cells, to share columns in MLflow's table of runs."""
     of_method = [methods[method] for methods in means.values() if method in methods]
     values = {name: [figures[name] for figures in of_method if name in figures] for name in (*METRICS, *RATES)}
     return {f"test_{name}": fmean(found) for name, found in values.items() if found}

@@ -1,4 +1,4 @@
-"""The runs of cells: one for each training of a cell, whichever workspace it was in."""
+"""Runs of cells in MLflow: one per training of a cell, in any workspace."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _FILES = (cells.MARKER, "history.csv", "held_out.csv")
 
 
 class CellRuns:
-    """The runs of cells in one experiment."""
+    """Runs of cells in one experiment."""
 
     def __init__(self, runs: Runs, parents: BenchmarkRuns):
         self._runs = runs
@@ -35,7 +35,7 @@ class CellRuns:
         self._in_training: dict[str, str] = {}
 
     def log_point(self, cell: Cell, execution: Execution, point: dict[str, float]) -> None:
-        """Log one point of the curves of a cell that an execution trains now."""
+        """Log one evaluation point of a cell in training."""
         if cell.key not in self._in_training:
             began = now() - int(1000 * point.get("seconds", 0))
             run = self._unfinished(cell, execution) or self._create(cell, execution, began)
@@ -43,7 +43,7 @@ class CellRuns:
         self._runs.log_points(self._in_training[cell.key], [point], now())
 
     def log_failure(self, cell: Cell, execution: Execution, log: Path) -> None:
-        """Mark the run of a cell that an execution could not train, and the execution's, as failed."""
+        """Mark the run of a cell whose training failed, and its parent run, as failed."""
         run = self._unfinished(cell, execution) or self._create(cell, execution, now())
         self._in_training.pop(cell.key, None)
         self._runs.client.log_artifact(run.info.run_id, str(log))
@@ -51,7 +51,7 @@ class CellRuns:
         self._parents.log_failure(execution)
 
     def log_training(self, cell: Cell, workspace: Workspace) -> None:
-        """Log curves, parameters, figures, files and model of a cell's folder, unless they are logged."""
+        """Log curves, parameters, metrics, files and model of a trained cell, unless they are logged already."""
         folder = workspace.run(cell)
         made = file_sha256(folder / cells.MARKER)
         run = self._runs.of_record(cell.key, made)
@@ -86,7 +86,7 @@ class CellRuns:
     def log_results(
         self, cell: Cell, metrics: dict[str, float], workspace: Workspace, picture: Callable[[Cell], Image.Image]
     ) -> None:
-        """Log a cell's metrics on the test images, NaN where there is none, with a picture, unless they are logged."""
+        """Log a cell's test metrics (NaN where undefined) and heat maps, unless they are logged already."""
         folder = workspace.run(cell)
         run = self._runs.of_record(cell.key, file_sha256(folder / cells.MARKER))
         assert run is not None, "its training was logged"
@@ -110,12 +110,12 @@ class CellRuns:
         return self._runs.create(cell.name, tags | {EXECUTION: execution.id}, self._parents.of(execution), began)
 
     def _unfinished(self, cell: Cell, execution: Execution) -> Run | None:
-        """The run of a cell whose training goes on, perhaps after the process that began it was killed."""
+        """The unfinished run of a cell's training, also one that a killed process began, or None."""
         run = self._runs.find({CELL_KEY: cell.key, EXECUTION: execution.id}, status="RUNNING")
         return run if run is not None and RECORD not in run.data.tags else None
 
     def _unlogged(self, run: str, history: pd.DataFrame) -> list[dict[Any, Any]]:
-        """The points of curves that were not logged while the cell was trained; each is logged whole or not at all."""
+        """Evaluation points not yet logged; a point is logged whole or not at all."""
         name = history.drop(columns="step").dropna(axis="columns").columns[0]
         seen = [metric.step for metric in self._runs.client.get_metric_history(run, name)]
         return history.loc[~history["step"].isin(seen)].to_dict("records")

@@ -1,7 +1,7 @@
-"""Executions of a benchmark: which one trained a cell and which one reported, as the workspace remembers it.
+"""Executions of a benchmark, recorded in the workspace: which one trained each cell, which one reported.
 
-The stages of an execution are processes of their own, and each may be started alone. So an execution is no process: it
-begins when a cell is trained, and goes on with the same commit and parameters until its results are reported.
+Stages are separate processes, and each may be started alone. So an execution is not a process: it begins when a cell is
+trained, and lasts, for the same commit and parameters, until its results are reported.
 """
 
 from __future__ import annotations
@@ -47,30 +47,30 @@ class Executions:
         self.folder = workspace.executions
 
     def train(self, cell: Cell, params: Params) -> Execution:
-        """The execution that trains a cell now; it is remembered as the cell's."""
+        """The current execution, recorded as the one that trains a cell."""
         with self.lock():
             execution = self._continued(params, may_be_reported=False) or self._begin(params)
             write_json(self._of_cell(cell), {"execution": execution.id})
         return execution
 
     def report(self, params: Params) -> Execution:
-        """The execution that reports now; cells may all be of earlier ones."""
+        """The execution that reports now; all its cells may be from earlier executions."""
         with self.lock():
             execution = self._continued(params, may_be_reported=True) or self._begin(params)
             return self._write(replace(execution, reported=True))
 
     def of_cell(self, cell: Cell) -> Execution | None:
-        """The execution that trained a cell; None if another workspace did."""
+        """The execution that trained a cell; None if another workspace trained it."""
         path = self._of_cell(cell)
         return self._read(read_json(path)["execution"]) if path.exists() else None
 
     def latest(self) -> Execution | None:
-        """The execution that began last."""
+        """The latest execution, or None."""
         names = sorted(path.stem for path in (self.folder / "executions").glob("[!.]*.json"))
         return self._read(names[-1]) if names else None
 
     def lock(self) -> FileLock:
-        """Guards the creation of executions and of their runs, each of which must exist once."""
+        """Lock for creating executions and their runs, each of which must exist once."""
         self.folder.mkdir(parents=True, exist_ok=True)
         return FileLock(self.folder / "lock")
 

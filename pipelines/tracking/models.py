@@ -1,4 +1,4 @@
-"""Logging a detector as an MLflow model: as code, with its files and the packages it needs."""
+"""Log a detector as an MLflow model: as code, with its files and requirements."""
 
 from __future__ import annotations
 
@@ -38,8 +38,7 @@ _PACKAGES = (
 def log_detector(runs: Runs, run: str, folder: Path, record: dict[str, Any], params: dict[str, Any]) -> str:
     """Log the detector in a cell's folder as the model of a run; returns the model's id.
 
-    MLflow's own `log_model` does the same on the server of the process, of which there is one, and asks it for the
-    history of every metric.
+    MLflow's `log_model` uses the process-wide tracking URI and requests the history of every metric; this does neither.
     """
     client = runs.client
     made = client.create_logged_model(
@@ -78,7 +77,7 @@ def _signature(size: int) -> ModelSignature:
 
 
 def _requirements(method: str, config: dict[str, Any]) -> list[str]:
-    """What a detector needs to run, as installed here, with the packages of its plug-ins and of its weights."""
+    """Pip requirements of a detector, as installed here, with those of its plug-ins and weights."""
     names, model = [*_PACKAGES, *config.get("plugins", {})], config["model"]
     names += [package for package in _PEERS if method.startswith(f"{package}-")]
     if model["weights"] == "offline":

@@ -1,4 +1,4 @@
-"""The MLflow model of a detector, logged as code: image batch in, score maps and image scores out; no pickle."""
+"""A detector as an MLflow pyfunc model, logged as code (no pickle): images in, score maps and image scores out."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""The runs of one MLflow experiment: found by their tags, and logged to in the batches that MLflow allows."""
+"""Runs of one MLflow experiment: found by tags, logged to in batches of the size that MLflow allows."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run,
 from mlflow.exceptions import MlflowException
 
 CELL_KEY, RECORD, MODEL = "clflow.cell_key", "clflow.record_sha256", "clflow.model_id"
-"""Tags of a cell's run: its key; the hash of cell.json, which no two trainings write alike; and its logged model, set
-when all of the training is logged."""
+"""Tags of a cell's run: its key; the hash of cell.json, unique per training; its logged model, set when all of the
+training is logged."""
 
 ROLE, EXECUTION, RESULTS = "clflow.role", "clflow.execution", "clflow.results"
-"""Tags of any run: what it is of; the execution of the benchmark that it belongs to; and the hash of the results that
-are logged."""
+"""Tags of any run: its role; its execution of the benchmark; the hash of the logged results."""
 
 Item = TypeVar("Item")
 
@@ -28,14 +27,14 @@ _METRICS, _PARAMS = 1000, 100  # MLflow's limits of one batch
 
 @dataclass(frozen=True)
 class Runs:
-    """The runs of an experiment."""
+    """Runs of an experiment."""
 
     client: MlflowClient
     experiment: str
 
     @classmethod
     def open(cls, client: MlflowClient, name: str, artifacts: str | None) -> Runs:
-        """Open the runs of an experiment; it is created, with this artifact location, if there is none."""
+        """Open an experiment; it is created, with this artifact location, if it does not exist."""
         found = client.get_experiment_by_name(name)
         if found is None:
             try:
@@ -47,23 +46,23 @@ class Runs:
         return cls(client, found.experiment_id)
 
     def find(self, tags: Mapping[str, str], status: str | None = None) -> Run | None:
-        """The run with these tags that was started last."""
+        """The latest run with these tags, or None."""
         conditions = [f"tags.`{name}` = '{value}'" for name, value in tags.items()]
         conditions += [f"attributes.status = '{status}'"] if status else []
         found = self.client.search_runs([self.experiment], " and ".join(conditions), max_results=1)
         return found[0] if found else None
 
     def of_record(self, key: str, record: str) -> Run | None:
-        """The run of the training that wrote a cell's files, by the cell's key and the hash of its cell.json."""
+        """The run of the training that wrote a cell's files, by key and hash of cell.json, or None."""
         return self.find({CELL_KEY: key, RECORD: record})
 
     def create(self, name: str, tags: dict[str, str], parent: str | None = None, began: int | None = None) -> Run:
-        """Begin a run, now or at a time in the past (milliseconds)."""
+        """Start a run, now or at a time in the past (milliseconds since 1970)."""
         tags = tags | ({"mlflow.parentRunId": parent} if parent else {})
         return self.client.create_run(self.experiment, began or now(), tags, name)
 
     def log_points(self, run: str, points: Iterable[Mapping[Any, Any]], time: int) -> None:
-        """Log points of curves, each with its ``step``. A curve that begins later is NaN before, which is left out."""
+        """Log evaluation points, each with its ``step``; NaN, where a curve has not begun, is left out."""
         metrics = (
             Metric(name, float(value), time, int(point["step"]))
             for point in points

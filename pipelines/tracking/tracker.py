@@ -1,8 +1,8 @@
 """Logging to MLflow: at once while it can be reached, and later by ``clflow sync``.
 
-A cell's truth is its folder, so nothing here can fail a training. If MLflow refuses a cell, a warning says so and the
-others go on; if it does not answer, one warning says so. Everything is looked up before it is logged, so
-`Tracker.sync` is idempotent.
+A cell's folder is its record, which MLflow mirrors. So nothing here fails a training: a cell that MLflow refuses, and a
+server that does not answer, is one warning. Everything is looked up before it is logged, so `Tracker.sync` is
+idempotent.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 
 
 class Tracker:
-    """Logs the cells of a workspace, and remembers what could not be logged.
+    """Logs the cells of a workspace, and records what could not be logged.
 
     Attributes:
         uri: of the MLflow server.
@@ -142,7 +142,7 @@ class Tracker:
         return self._training[cell]
 
     def _attempt(self, name: str, action: Callable[[], None]) -> None:
-        """Log something; if that fails, it alone is not logged, unless the server is down."""
+        """Call ``action``; record its error under ``name``, or that the server is down."""
         if self.down:
             return
         try:
