@@ -62,7 +62,8 @@ def code_of(*modules: str) -> Code:
         file = _file(name)
         if file is None:
             raise ModuleNotFoundError(f"there is no source of module {name}")
-        module = _read(file.path, name if file.path.name == "__init__.py" else name.rpartition(".")[0])
+        package = name if file.path.name == "__init__.py" else name.rpartition(".")[0]
+        module = _parse(file.path.read_text(encoding="utf-8"), package)
         files[file.name] = module.sha256
         for imported in module.imports:
             if _package(imported) not in followed:
@@ -96,9 +97,9 @@ class _Module:
 
 
 @cache
-def _read(path: Path, package: str) -> _Module:
-    """What a file of a package does and imports."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+def _parse(source: str, package: str) -> _Module:
+    """What a module of a package does and imports."""
+    tree = ast.parse(source)
     imports = frozenset(_imports(tree, package))
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):

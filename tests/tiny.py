@@ -19,7 +19,6 @@ ROOT = Path(__file__).parents[1]
 def forget_code() -> None:
     """Let `code_of` read modules anew, and plug-ins be looked for anew, as a new process does."""
     provenance.code_of.cache_clear()
-    provenance._read.cache_clear()
     plugins.installed.cache_clear()
 
 

@@ -188,9 +188,11 @@ def test_stage_goes_on_with_a_search_and_training_takes_what_it_found(tiny_sourc
         result = run("dvc", "repro", *targets, cwd=bench.root)
         assert result.returncode == 0, result.stdout
 
-    reproduce(tree, "plan_inputs@folder")
-    search = search_of(load(bench.params), bench)
-    search.keep(record(0, "finished", 0.0, **present_values(load(bench.params))))
+    prepare(tiny.write_params(tmp_path / "tiny.yaml", tree), bench.root)
+    params = load(bench.params)
+    fetch.run(params, "folder", bench)
+    search = search_of(params, bench)
+    search.keep(record(0, "finished", 0.0, **present_values(params)))
     search.keep(record(1, "finished", 0.1, **found))
     reproduce(tree, "tune@folder")
     written = bench.tuned("folder").read_text()
@@ -223,7 +225,7 @@ def test_what_a_search_found_is_replaced_unless_it_was_edited(
 
 def test_each_category_alone_survives_trials_that_diverge(workspace: Workspace, tiny_source: Path):
     space = {"train.learning_rate": {"choice": [0.01, 1e29, 1e30, 1e31]}}
-    params = write(workspace, tiny_source, space, tune__trials=3)
+    params = write(workspace, tiny_source, space, tune__trials=2)
     target = tune.run(params, "folder", workspace, each=True)
     for category in tiny.CATEGORIES:
         records = search_of(params, workspace, (category,)).records()
