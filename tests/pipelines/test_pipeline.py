@@ -21,7 +21,7 @@ from pipelines.benchmark import prepare
 from pipelines.inference import drift, predict
 from pipelines.registry.locate import CHAMPION, registered_name
 from pipelines.reporting.tables import LEADERBOARD_COLUMNS
-from pipelines.stages import aggregate, fetch, report, train
+from pipelines.stages import aggregate, evaluate, fetch, promote, report, synthesize, train
 from pipelines.workspace.cells import EVAL_SCORES, MARKER
 from pipelines.workspace.paths import Workspace
 from pipelines.workspace.plan import plan_cells
@@ -183,7 +183,13 @@ def test_removed_category_is_in_no_table_and_its_cells_stay(continued: Path):
         assert list(folder.glob("disc*"))
 
 
-def test_new_lines_without_defects_go_all_the_way(continued: Path, database: Path, monkeypatch: pytest.MonkeyPatch):
+def test_new_lines_without_defects_go_all_the_way(
+    continued: Path,
+    database: Path,
+    ray_session: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
     """disc has only normal test images and stripes none at all; a new seed, so that both are trained so."""
     workspace, source = Workspace(continued / "workspace"), continued / "source"
     shutil.copy(database, workspace.mlflow_database)  # the copied one keeps its files where the copy comes from
@@ -192,12 +198,15 @@ def test_new_lines_without_defects_go_all_the_way(continued: Path, database: Pat
     tree = tiny.params_tree(Path("source"), benchmark__methods=["clflow"], benchmark__seeds=[1])
     rules = {"datasets": ["folder"], "seed": 1, "floors": {"validation_auroc": 0.0}, "ceilings": {}}
     tree["promotion"] |= rules
-    params = tiny.write_params(continued / "tiny.yaml", tree)
-    command = ("benchmark", "--params", str(params), "--workspace", str(workspace.root))
-    result = run("clflow", *command, stderr=subprocess.PIPE)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout == workspace.leaderboard_page.read_text() + "\n"
-    assert "stripes: 12 train / 0 test good / 0 test defective; no test images" in result.stderr
+    prepare(tiny.write_params(continued / "tiny.yaml", tree), workspace.root)
+    params = load(workspace.params)
+    for stage in (fetch, synthesize, train, evaluate):
+        stage.run(params, "folder", workspace)
+    aggregate.run(params, workspace)
+    report.run(params, workspace)
+    report.publish(params, workspace)
+    promote.run(params, {"folder": tiny.CATEGORIES}, workspace, source=None, dry_run=False)
+    assert "stripes: 12 train / 0 test good / 0 test defective; no test images" in capsys.readouterr().err
 
     page = workspace.leaderboard_page.read_text()
     assert "disc has no defective test images; stripes has no test images." in page
