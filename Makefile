@@ -11,6 +11,7 @@ DEMO_WORKSPACE = $(or $(TMPDIR),/tmp)/clflow-demo-$(shell id -un)
 BIN := $(abspath $(VENV))/bin
 INSTALLED := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | cksum | tr -d ' ')
 EXTRAS := demo,dev,docs,export,peers,serve,workflow
+comma := ,
 CLFLOW = PATH="$(BIN):$$PATH" $(BIN)/clflow
 
 .PHONY: demo test lint docs benchmark named install lock
@@ -39,12 +40,21 @@ lint: install
 docs: install
 	PATH="$(BIN):$$PATH" NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-# A local part of a version, such as +cpu, names a build of this machine.
+# A local part of a version, such as +cpu, names a build of this machine. pip-compile, unlike pip, records the hashes of
+# the files for all platforms.
 lock:
 	lock=$$(mktemp --directory) && trap 'rm -r "$$lock"' EXIT && $(PYTHON) -m venv "$$lock" \
 	&& "$$lock/bin/pip" install --quiet torch torchvision --editable ".[$(EXTRAS)]" \
 	&& { echo '# Exact versions of all that the extras of pyproject.toml bring; `make lock` renews it.'; \
-	     "$$lock/bin/pip" freeze --exclude-editable | sed 's/+.*//'; } > constraints.txt
+	     "$$lock/bin/pip" freeze --exclude-editable | sed 's/+.*//'; } > constraints.txt \
+	&& "$$lock/bin/pip" install --quiet pip-tools==7.6.2 \
+	&& "$$lock/bin/pip-compile" --quiet --generate-hashes --strip-extras --no-annotate --no-header --no-emit-options \
+	     --no-emit-index-url --no-emit-trusted-host --no-emit-find-links \
+	     --unsafe-package torch --unsafe-package torchvision --constraint constraints.txt \
+	     $(foreach extra,$(subst $(comma), ,$(EXTRAS)),--extra $(extra)) --output-file "$$lock/hashes" pyproject.toml \
+	&& { echo '# Exact versions with the SHA-256 of every file of them, of all that the extras of pyproject.toml bring but torch and'; \
+	     echo '# torchvision, whose builds differ by index; `make lock` renews it.'; \
+	     sed '/^# /d' "$$lock/hashes"; } > requirements.lock
 
 install: $(INSTALLED)
 	@PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .

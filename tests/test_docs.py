@@ -120,7 +120,7 @@ def check(words: list[str], is_complete: bool):
     elif program == "python":
         assert arguments[0] == "-m" and find_spec(arguments[1]) is not None
         assert all((ROOT / word).exists() for word in arguments if word.startswith("tests/"))
-    elif program == "dvc":
+    elif program in ("dvc", "pip"):
         verbs = arguments[:2] if arguments[0] in ("exp", "metrics", "plots") else arguments[:1]
         called = subprocess.run([BIN / program, *verbs, "--help"], capture_output=True, text=True, check=False)
         assert called.returncode == 0, called.stderr
