@@ -41,7 +41,7 @@ docs: install
 	PATH="$(BIN):$$PATH" NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # A local part of a version, such as +cpu, names a build of this machine. pip-compile, unlike pip, records the hashes of
-# the files for all platforms.
+# the files for all platforms; the project itself, which its extras name, is none of them.
 lock:
 	lock=$$(mktemp --directory) && trap 'rm -r "$$lock"' EXIT && $(PYTHON) -m venv "$$lock" \
 	&& "$$lock/bin/pip" install --quiet torch torchvision --editable ".[$(EXTRAS)]" \
@@ -54,7 +54,7 @@ lock:
 	     $(foreach extra,$(subst $(comma), ,$(EXTRAS)),--extra $(extra)) --output-file "$$lock/hashes" pyproject.toml \
 	&& { echo '# Exact versions with the SHA-256 of every file of them, of all that the extras of pyproject.toml bring but torch and'; \
 	     echo '# torchvision, whose builds differ by index; `make lock` renews it.'; \
-	     sed '/^# /d' "$$lock/hashes"; } > requirements.lock
+	     sed '/^#/d; /^clflow/d' "$$lock/hashes"; } > requirements.lock
 
 install: $(INSTALLED)
 	@PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
