@@ -133,7 +133,7 @@ def fit(
 
 @torch.no_grad()
 def _score_white(scorer: FlowScorer, white: White, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Score maps (N, h, w), less no normal level yet, and image scores (N,) of white images, on the CPU."""
+    """Score maps (N, h, w), normal level not subtracted, and image scores (N,) of white images, on the CPU."""
     pairs = zip(white.features.split(_BATCH), white.logdet.split(_BATCH), strict=True)
     scored = [scorer.score_white(z.to(device).float(), logdet.to(device)) for z, logdet in pairs]
     maps, scores = (torch.cat(parts).cpu() for parts in zip(*scored, strict=True))

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from pipelines.cli import main
+from pipelines.workspace.paths import Workspace
 from tests import tiny
 
 BIN = Path(sys.executable).parent
@@ -55,8 +56,10 @@ def benchmark(source: Path, folder: Path, **changes: Any) -> Path:
     """Run the tiny benchmark in a workspace below ``folder``; returns the workspace."""
     params = tiny.write_params(folder / "tiny.yaml", tiny.params_tree(source, **changes))
     workspace = folder / "workspace"
-    result = run("clflow", "benchmark", "--params", str(params), "--workspace", str(workspace))
-    assert result.returncode == 0, result.stdout
+    command = ("benchmark", "--params", str(params), "--workspace", str(workspace))
+    result = run("clflow", *command, stderr=subprocess.PIPE)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == Workspace(workspace).leaderboard_page.read_text() + "\n"
     return workspace
 
 

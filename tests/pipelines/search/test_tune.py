@@ -159,7 +159,11 @@ def test_interrupted_search_leaves_the_better_result_and_goes_on(workspace: Work
         last = r.curve[-1]
         assert last[OBJECTIVE] == pytest.approx((last[f"{OBJECTIVE}.disc"] + last[f"{OBJECTIVE}.stripes"]) / 2)
     winner = best(records)
-    assert winner is not None and f"learning_rate: {winner.values['train.learning_rate']}" in target.read_text()
+    assert winner is not None
+    tree = tiny.params_tree(tiny_source, benchmark__methods=["clflow-tuned"], tune__space=SPACE)
+    tree["tuned"] = str(target)
+    tuned = load(tiny.write_params(workspace.root / "with.yaml", tree)).for_category("folder", "disc", "clflow-tuned")
+    assert tuned.train.learning_rate == winner.values["train.learning_rate"]
 
     tune.run(params, "folder", workspace)  # nothing is left to try, and MLflow must not get a trial twice
     assert search.records() == records
