@@ -19,6 +19,7 @@ from typer.core import TyperGroup
 from clflow.config.params import Params, check, effective, load, part_defaults
 from clflow.config.spelling import did_you_mean
 from clflow.errors import ClflowError
+from clflow.imports import quick_imports
 from pipelines import console
 from pipelines.compute.signals import interruptible
 from pipelines.workspace.cells import Selection
@@ -617,7 +618,7 @@ def main() -> None:
     # Weights come from where the parameters say; a hub that cannot be reached must fail at once, not after a minute.
     os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", "10")
     try:
-        with interruptible():
+        with interruptible(), quick_imports():  # a verb imports what it needs
             app()
     except ClflowError as error:
         _stop(str(error))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -21,12 +22,17 @@ collect_ignore = ["plugin"]  # tests of the example, which run where it is insta
 settings.register_profile("shared machine", deadline=None)
 settings.load_profile("shared machine")
 
+# All tests import what is heavy; see `clflow.imports`.
+gc.set_threshold(700, 10, 1000)
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The slow ones first, so that the quick ones fill what is left of the time of two processes; among them last those
-    that need the finished benchmark, so that one process makes it while the other still has something else to do."""
+    """The slow ones first, so that the quick ones fill what is left of the time of two processes. The very first needs
+    the finished benchmark, and the others that need it come last: one process makes it while the other has something
+    else to do."""
     finished = {item.path for item in items if "finished" in getattr(item, "fixturenames", ())}
-    items.sort(key=lambda item: ("pipelines" not in item.path.parts, item.path in finished))
+    first = min(finished, default=None)
+    items.sort(key=lambda i: ("pipelines" not in i.path.parts, i.path != first, i.path in finished))
 
 
 @pytest.fixture(scope="session")

@@ -8,10 +8,13 @@ from typing import Any
 
 import torch
 
+from clflow.imports import quick_imports
+
 _operators = torch.library.Library("torchvision", "FRAGMENT")
 
 
 @cache
+@quick_imports()
 def import_timm() -> Any:
     """Import timm also where torchvision's compiled operators do not fit a CPU build of torch.
 

@@ -12,6 +12,9 @@ from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem, copy
 from clflow.errors import DataError
 from clflow.files import file_sha256, fingerprint
 
+FINISHED = "finished"
+"""The last checkpoint of a cell: its detector and curves, and what else its training has to tell."""
+
 _COMPLETE = "complete"  # a hash of what the others hold; written last: an object store cannot rename
 
 

@@ -1,4 +1,7 @@
-"""A slot: a place in the cluster in which a Ray Train job trains one cell after another."""
+"""A slot: a place in the cluster in which a Ray Train job trains one cell after another.
+
+Ray Train is imported where it runs, in the worker.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,11 @@ from collections.abc import Callable
 from typing import Any
 
 import ray
-from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
 
 from clflow.config.params import Params
 from clflow.config.schema import Resources
 from clflow.files import cache_folder
+from clflow.imports import quick_imports
 from pipelines.compute import cluster
 from pipelines.compute.checkpoints import Checkpoints
 from pipelines.workspace.cells import Cell
@@ -56,7 +58,8 @@ def run_slot(slot: int, todo: list[Cell], params: Params, workspace: Workspace, 
 
     def train(config: dict[str, Any]) -> None:
         # Ray sends a nested function by value, so a process that only passes it on needs none of our imports.
-        from pipelines.compute.worker import train_cells
+        with quick_imports():
+            from pipelines.compute.worker import train_cells
 
         train_cells(config)
 
@@ -72,6 +75,10 @@ def _run_single(train: Train, config: dict[str, Any], resources: Resources, max_
     """The job of one worker, in a process of its own: a group would need four more, which start longer than it does."""
 
     def train_single(config: dict[str, Any]) -> None:
+        with quick_imports():
+            from ray.train import ScalingConfig
+            from ray.train.torch import TorchTrainer
+
         TorchTrainer(train, train_loop_config=config, scaling_config=ScalingConfig(num_workers=0)).fit()
 
     task = ray.remote(
@@ -85,6 +92,9 @@ def _run_single(train: Train, config: dict[str, Any], resources: Resources, max_
 
 def _run_group(train: Train, config: dict[str, Any], resources: Resources, max_failures: int, storage: str) -> None:
     """The job of several workers that train a cell together."""
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
     workers, per_worker = resources.workers_per_cell, cluster.worker_resources(resources)
     name = f"slot-{uuid.uuid4().hex[:8]}"  # a new one each time: Ray resumes a run whose name it knows
     trainer = TorchTrainer(

@@ -33,14 +33,11 @@ from clflow.precision import training_arithmetic
 from clflow.training.data import CategoryFiles, FitData, load_fit_data
 from clflow.training.outcome import save_outcome
 from clflow.training.worker import Save, Worker, run
-from pipelines.compute.checkpoints import Checkpoints
+from pipelines.compute.checkpoints import FINISHED, Checkpoints
 from pipelines.workspace.paths import Workspace
 
 _log = logging.getLogger(__name__)
 _LOGGED = ("clflow", "pipelines", "py.warnings")
-
-FINISHED = "finished"
-"""The last checkpoint of a cell: its detector and curves, and what else its training has to tell."""
 
 
 def load_category(

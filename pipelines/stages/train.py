@@ -25,11 +25,10 @@ from clflow.synthesis.category import MARKER
 from clflow.training.checkpoints import FLOWS_FILE
 from clflow.training.outcome import OUTCOME_FILE
 from pipelines.compute import cluster
-from pipelines.compute.checkpoints import Checkpoints
+from pipelines.compute.checkpoints import FINISHED, Checkpoints
 from pipelines.compute.job import run_slot
 from pipelines.compute.progress import Board
 from pipelines.compute.queue import Dispatcher
-from pipelines.compute.worker import FINISHED
 from pipelines.tracking.tracker import Tracker
 from pipelines.workspace.cells import ALL, EVAL_WEIGHTS, Cell, Selection
 from pipelines.workspace.cells import MARKER as CELL_MARKER

@@ -43,10 +43,14 @@ def ray_session() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty MLflow database, to be copied: to make one takes seconds."""
-    path = tmp_path_factory.mktemp("database") / "mlflow.db"
-    mlflow.MlflowClient(f"sqlite:///{path}").search_experiments()
+def database(all_tests: Path) -> Path:
+    """An empty MLflow database, to be copied: to make one takes seconds. One process makes it for all."""
+    path = all_tests / "mlflow.db"
+    with FileLock(all_tests / "mlflow.lock"):
+        if not path.exists():
+            new = all_tests / "new.db"
+            mlflow.MlflowClient(f"sqlite:///{new}").search_experiments()
+            new.rename(path)
     return path
 
 

@@ -158,7 +158,7 @@ def test_failed_cell_is_named_and_stops_no_other(workspace: Workspace, tiny_sour
 
 def test_cells_of_slots_that_cannot_run_fail_with_the_reason(workspace: Workspace, tiny_source: Path):
     (workspace.root / "file").touch()
-    params = changed(workspace, tiny_source, resources__storage=str(workspace.root / "file"))
+    params = changed(workspace, tiny_source, resources__storage=str(workspace.root / "file"), resources__attempts=1)
     with pytest.raises(CellError, match=r"1 of 1 cells of folder failed"):  # the others are not selected
         train.run(params, "folder", workspace, Selection(("disc",), ("clflow",), (0,)))
     (log,) = logs(workspace)
