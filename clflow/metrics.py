@@ -12,7 +12,6 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import ndimage
 
 from clflow.errors import DataError
 
@@ -72,6 +71,8 @@ class Truth:
     @cached_property
     def weights(self) -> NDArray[np.float64]:
         """One over the area of its region, for every pixel of ``maps[masks]``: what it adds to the overlap."""
+        from scipy import ndimage  # slow to import, which who only reads parameters must not wait for
+
         defective = self.masks[self.masks.any(axis=(1, 2))]
         regions = np.empty(defective.shape, np.int32)
         ndimage.label(defective, _STRUCTURE, output=regions)

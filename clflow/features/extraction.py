@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from clflow.chunks import images_at_once, map_in_chunks
 from clflow.features.backbone import Backbone
-from clflow.features.registration import offsets, register
+from clflow.features.registration import offsets_of, register
 
 
 def scaled(images_bhwc: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ class FeatureGrid(Features):
         self.level = backbone.strides.index(grid)
         self.pool = pool
         self.channels = sum(backbone.channels)
-        self.offsets = offsets(backbone, backbone.strides)
+        self.offsets = offsets_of(backbone)
 
     @property
     def identity(self) -> tuple[object, ...]:

@@ -8,12 +8,26 @@ the middle, the next one twice as far, and what pretrained kernels have learned 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+if TYPE_CHECKING:
+    from clflow.features.backbone import Backbone
+
 _IMAGES, _SIDE = 8, 128  # pixels; more tell a coarse level's offset no better than by half a pixel
 _DEAD = 1e-6  # a channel that varies less says nothing
+
+_known: dict[tuple[str, str, tuple[int, ...]], tuple[float, ...]] = {}
+
+
+def offsets_of(backbone: Backbone) -> tuple[float, ...]:
+    """The `offsets` of a backbone's levels; measured once in a process for the same model and weights."""
+    model = backbone.name, backbone.digest(), backbone.strides  # models of the same weights may pad otherwise
+    if model not in _known:
+        _known[model] = offsets(backbone, backbone.strides)
+    return _known[model]
 
 
 @torch.enable_grad()  # wherever a detector is loaded

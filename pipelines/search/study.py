@@ -23,6 +23,9 @@ _log = logging.getLogger(__name__)
 OBJECTIVE = VALIDATION
 """What a search raises: the mean of categories and seeds."""
 
+DIVERGED = "diverged"
+"""Key of a report that says why a training came to nothing. It is a result, and the worst: to be told the sampler, and
+not to be tried again."""
 
 _SEAL = "# clflow tune, SHA-256 of what follows: "
 

@@ -15,12 +15,8 @@ from clflow.judge import best_device
 from clflow.methods.registry import find_method
 from clflow.training.worker import Worker
 from pipelines.compute.worker import category_files, load_category
-from pipelines.search.study import OBJECTIVE
+from pipelines.search.study import DIVERGED, OBJECTIVE
 from pipelines.workspace.paths import Workspace
-
-DIVERGED = "diverged"
-"""Key of a report that says why a training came to nothing. It is a result, and the worst: to be told the sampler, and
-not to be tried again."""
 
 
 def run_trial(values: dict[str, Any], job: dict[str, Any]) -> None:

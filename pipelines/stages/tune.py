@@ -11,7 +11,6 @@ import math
 import os
 import shutil
 import time
-from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any, Literal
@@ -26,10 +25,10 @@ from ray.tune.search.optuna import OptunaSearch
 from clflow.config.params import Params
 from clflow.config.schema import Distribution
 from clflow.files import cache_folder
+from clflow.imports import quick_imports
 from pipelines.compute import cluster
 from pipelines.compute.progress import Board
-from pipelines.search.study import OBJECTIVE, Record, Search, present_values, require_replaceable, write_found
-from pipelines.search.trial import DIVERGED, run_trial
+from pipelines.search.study import DIVERGED, OBJECTIVE, Record, Search, present_values, require_replaceable, write_found
 from pipelines.tracking.tracker import Tracker
 from pipelines.workspace.paths import Workspace
 from pipelines.workspace.plan import Plan
@@ -94,6 +93,14 @@ def _run_trials(
         "workspace": str(workspace.root),
         "cache": str(cache_folder() / "features"),
     }
+
+    def train(values: dict[str, Any]) -> None:
+        # Ray sends a nested function by value, so this process needs none of its imports.
+        with quick_imports():
+            from pipelines.search.trial import run_trial
+
+        run_trial(values, job)
+
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     os.environ |= {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_AIR_NEW_OUTPUT": "0"}  # the board shows it all
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # it would end the search as if all its trials had been run
@@ -106,7 +113,7 @@ def _run_trials(
         _log.info("%s: %d trials%s, %d at once; each has a log in %s", search.name, wanted, more, slots, workspace.logs)
         recorder = _Recorder(search, records, params, timeout, board, tracker)
         tuner = tune.Tuner(
-            tune.with_resources(partial(run_trial, job=job), resources),
+            tune.with_resources(train, resources),
             tune_config=tune.TuneConfig(
                 search_alg=_sampler(params, records),
                 scheduler=ASHAScheduler(
