@@ -17,7 +17,7 @@ import pytest
 from clflow.config.params import Params, load
 from clflow.errors import CellError, ClflowError, WeightsError
 from clflow.features.zoo import import_timm
-from clflow.files import read_json, write_json
+from clflow.files import write_json
 from pipelines.stages import fetch, synthesize, train
 from pipelines.tracking.tracker import Tracker
 from pipelines.workspace.cells import MARKER, Cell, Selection
@@ -113,27 +113,6 @@ def test_killed_worker_and_killed_driver_lose_no_finished_cell_and_no_checkpoint
         history = pd.read_csv(workspace.runs("folder") / name / "history.csv")
         assert list(history["step"]) == list(range(10, 101, 10))
     assert not [path for path in workspace.checkpoints.iterdir() if path.name in after]
-
-
-def test_one_of_two_gloo_workers_is_killed_and_both_go_on_from_their_last_checkpoint(
-    workspace: Workspace, tiny_source: Path
-):
-    longer = {"train__steps": 100, "train__eval_points": 10}
-    params = one_cell(workspace, tiny_source, resources__workers_per_cell=2, **longer)
-    process = start(workspace)
-    wait_until(lambda: any("step 20 " in log.read_text() for log in logs(workspace)), process)
-    victims = workers(process, "RayTrainWorker")
-    assert len(victims) == 2
-    victims[0].kill()
-    output, _ = process.communicate()
-    assert process.returncode == 0, output
-    (cell,) = plan_cells(params, workspace)
-    history = pd.read_csv(workspace.run(cell) / "history.csv")
-    assert list(history["step"]) == list(range(10, 101, 10))
-    assert [log.read_text().count("step 10 ") for log in logs(workspace)] == [1]
-    assert read_json(workspace.run(cell) / MARKER)["params_added"] > 0
-    alone = one_cell(workspace, tiny_source, **longer)
-    assert cell.key not in {other.key for other in plan_cells(alone, workspace)}
 
 
 def test_failed_cell_is_named_and_stops_no_other(workspace: Workspace, tiny_source: Path):
