@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 _SHRINKAGE = 0.1  # added to every variance of the standardised features before they are whitened
@@ -146,7 +145,13 @@ def _covariance(chunks: Iterable[Tensor], mean_hwk: Tensor) -> Tensor:
 
 def _window_mean(values: Tensor) -> Tensor:
     """Mean of (h, w, ...) over the window about each position; at the border over the part that exists."""
-    h, w = values.shape[:2]
-    channels = values.reshape(h, w, -1).permute(2, 0, 1)
-    means = F.avg_pool2d(channels, _WINDOW, stride=1, padding=_WINDOW // 2, count_include_pad=False)
-    return means.permute(1, 2, 0).reshape(values.shape)
+    rows, columns = (_window(size, values) for size in values.shape[:2])
+    over_rows = (rows @ values.flatten(1)).view(*values.shape[:2], -1)
+    return (columns @ over_rows).view(values.shape)
+
+
+def _window(size: int, like: Tensor) -> Tensor:
+    """(size, size): what each position along an axis takes from each other, of the window about it."""
+    at = torch.arange(size, device=like.device)
+    inside = ((at[:, None] - at).abs() <= _WINDOW // 2).to(like.dtype)
+    return inside / inside.sum(dim=1, keepdim=True)
