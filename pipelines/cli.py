@@ -617,6 +617,8 @@ def main() -> None:
         sys.stdout.reconfigure(line_buffering=True)
     # Weights come from where the parameters say; a hub that cannot be reached must fail at once, not after a minute.
     os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", "10")
+    # What runs here is told nobody; of Ray and DVC that holds, too.
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     try:
         with interruptible(), quick_imports():  # a verb imports what it needs
             app()

@@ -14,8 +14,6 @@ os.environ.pop("MLFLOW_TRACKING_URI", None)
 import pytest
 from hypothesis import settings
 
-from tests import tiny
-
 collect_ignore = ["plugin"]  # tests of the example, which run where it is installed
 
 # How long an example takes says more about who else computes here.
@@ -53,4 +51,6 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny dataset; not to be changed."""
+    from tests import tiny  # it imports torch, which the process that only hands out tests must not wait for
+
     return tiny.write_dataset(tmp_path_factory.mktemp("source"))

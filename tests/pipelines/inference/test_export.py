@@ -18,7 +18,9 @@ from tests import tiny
 from tests.pipelines.trained import Trained
 
 
-def test_graph_scores_like_the_benchmark(trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_graph_scores_like_the_benchmark_and_a_file_that_somebody_put_to_it_stays(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     for _ in range(2):  # the second replaces the first
         export.run(str(trained.folder("disc")), tmp_path / "graph", "torch")
     assert "torch, for RGB images" in capsys.readouterr().err
@@ -28,6 +30,11 @@ def test_graph_scores_like_the_benchmark(trained: Trained, tmp_path: Path, capsy
     np.testing.assert_allclose(found.scores, scores["image_score"], rtol=1e-4, atol=1e-4)
     threshold = read_json(trained.folder("disc") / "cell.json")["image_threshold"]
     np.testing.assert_array_equal(found.anomalous, scores["image_score"] > threshold)
+
+    (tmp_path / "graph" / "precious.txt").write_text("keep")
+    with pytest.raises(ClflowError, match="holds something else"):
+        export.run(str(trained.folder("disc")), tmp_path / "graph", "torch")
+    assert (tmp_path / "graph" / "precious.txt").exists()
 
 
 def test_graph_predicts_like_its_detector(trained: Trained, tmp_path: Path):
@@ -49,11 +56,3 @@ def test_other_folder_is_not_replaced(trained: Trained, tmp_path: Path):
     with pytest.raises(ClflowError, match="holds something else"):
         export.run(str(trained.folder("disc")), tmp_path, "onnx")
     assert (tmp_path / "precious.txt").exists()
-
-
-def test_a_file_that_somebody_put_to_a_graph_stays(trained: Trained, tmp_path: Path):
-    export.run(str(trained.folder("disc")), tmp_path / "graph", "torch")
-    (tmp_path / "graph" / "precious.txt").write_text("keep")
-    with pytest.raises(ClflowError, match="holds something else"):
-        export.run(str(trained.folder("disc")), tmp_path / "graph", "torch")
-    assert (tmp_path / "graph" / "precious.txt").exists()

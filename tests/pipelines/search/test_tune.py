@@ -181,7 +181,9 @@ def test_interrupted_search_leaves_the_better_result_and_goes_on(workspace: Work
         assert logged[r.number].data.params["train.learning_rate"] == str(r.values["train.learning_rate"])
 
 
-def test_stage_goes_on_with_a_search_and_training_takes_what_it_found(tiny_source: Path, tmp_path: Path):
+def test_stage_goes_on_with_a_search_and_training_takes_what_it_found(
+    tiny_source: Path, database: Path, tmp_path: Path
+):
     changes = {"tune__space": SPACE, "tune__trials": 2, "tune__grace": 1, "tune__datasets": ["folder"]}
     tree = tiny.params_tree(tiny_source, benchmark__methods=["clflow"], **changes)
     found = {"loss.contrast": 1.0, "model.coupling_steps": 3, "train.learning_rate": 0.02}
@@ -193,6 +195,7 @@ def test_stage_goes_on_with_a_search_and_training_takes_what_it_found(tiny_sourc
         assert result.returncode == 0, result.stdout
 
     prepare(tiny.write_params(tmp_path / "tiny.yaml", tree), bench.root)
+    shutil.copy(database, bench.mlflow_database)
     params = load(bench.params)
     fetch.run(params, "folder", bench)
     search = search_of(params, bench)
