@@ -25,9 +25,9 @@ gc.set_threshold(700, 10, 1000)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The slow ones first, so that the quick ones fill what is left of the time of two processes. The very first needs
-    the finished benchmark, and the others that need it come last: one process makes it while the other has something
-    else to do."""
+    """The slow ones first, so that the quick ones fill what is left of the time. The very first needs the finished
+    benchmark, and the others that need it come last: one process makes it while the others have something else to
+    do."""
     finished = {item.path for item in items if "finished" in getattr(item, "fixturenames", ())}
     first = min(finished, default=None)
     items.sort(key=lambda i: ("pipelines" not in i.path.parts, i.path != first, i.path in finished))
