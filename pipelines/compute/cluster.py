@@ -106,11 +106,20 @@ def storage_path(resources: Resources, workspace: Workspace) -> str:
     """Where checkpoints of running cells are kept: an absolute path, or the URI of a bucket.
 
     Raises:
-        ClflowError: the cluster has several nodes, but no storage that all of them see.
+        ClflowError: a folder cannot be made, or the cluster has several nodes, but no storage that all of them see.
     """
     if resources.storage is not None:
-        is_uri = "://" in resources.storage
-        return resources.storage if is_uri else str(workspace.root / Path(resources.storage).expanduser())
+        if "://" in resources.storage:
+            return resources.storage
+        folder = workspace.root / Path(resources.storage).expanduser()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:  # a worker would say so after it has trained
+            raise ClflowError(
+                f"resources.storage {folder} cannot be a folder of checkpoints ({error.strerror}); name another, or a "
+                "bucket."
+            ) from None
+        return str(folder)
     if len([node for node in ray.nodes() if node["Alive"]]) > 1:
         raise ClflowError("the cluster has several nodes; set resources.storage to a folder or bucket all of them see.")
     return str(workspace.checkpoints)

@@ -189,11 +189,6 @@ def test_stage_goes_on_with_a_search_and_training_takes_what_it_found(
     found = {"loss.contrast": 1.0, "model.coupling_steps": 3, "train.learning_rate": 0.02}
     bench = Workspace(tmp_path / "bench")
 
-    def reproduce(tree: dict[str, Any], *targets: str) -> None:
-        prepare(tiny.write_params(tmp_path / "tiny.yaml", tree), bench.root)
-        result = run("dvc", "repro", *targets, cwd=bench.root)
-        assert result.returncode == 0, result.stdout
-
     prepare(tiny.write_params(tmp_path / "tiny.yaml", tree), bench.root)
     shutil.copy(database, bench.mlflow_database)
     params = load(bench.params)
@@ -201,10 +196,11 @@ def test_stage_goes_on_with_a_search_and_training_takes_what_it_found(
     search = search_of(params, bench)
     search.keep(record(0, "finished", 0.0, **present_values(params)))
     search.keep(record(1, "finished", 0.1, **found))
-    reproduce(tree, "tune@folder")
+    result = run("dvc", "repro", "tune@folder", cwd=bench.root)
+    assert result.returncode == 0, result.stdout
     written = bench.tuned("folder").read_text()
     tree["benchmark"]["methods"] = ["clflow", "clflow-tuned"]
-    reproduce(tree | {"tuned": "bench/tuned/folder.yaml"}, "plan@folder")
+    prepare(tiny.write_params(tmp_path / "tiny.yaml", tree | {"tuned": "bench/tuned/folder.yaml"}), bench.root)
     assert bench.tuned("folder").read_text() == written
     planned = Plan(load(bench.params), "folder", bench).trained
     learned = {cell.method: inputs["parameters"]["train.learning_rate"] for cell, inputs in planned.items()}

@@ -20,7 +20,7 @@ from clflow.features.zoo import import_timm
 from clflow.files import write_json
 from pipelines.stages import fetch, synthesize, train
 from pipelines.tracking.tracker import Tracker
-from pipelines.workspace.cells import MARKER, Cell, Selection
+from pipelines.workspace.cells import MARKER, Cell
 from pipelines.workspace.paths import Workspace
 from pipelines.workspace.plan import plan_cells
 from pipelines.workspace.results import read_failure
@@ -135,14 +135,15 @@ def test_failed_cell_is_named_and_stops_no_other(workspace: Workspace, tiny_sour
     assert {run.data.tags["category"] for run in runs} == {"disc"}
 
 
-def test_cells_of_slots_that_cannot_run_fail_with_the_reason(workspace: Workspace, tiny_source: Path):
+def test_storage_that_cannot_be_used_is_told_before_a_worker_is_started(workspace: Workspace, tiny_source: Path):
     (workspace.root / "file").touch()
-    params = changed(workspace, tiny_source, resources__storage=str(workspace.root / "file"), resources__attempts=1)
-    with pytest.raises(CellError, match=r"1 of 1 cells of folder failed"):  # the others are not selected
-        train.run(params, "folder", workspace, Selection(("disc",), ("clflow",), (0,)))
-    (log,) = logs(workspace)
-    assert "Not a directory" in log.read_text()
-    assert not complete(workspace)
+    for storage, reason in (("file", "File exists"), ("file/below", "Not a directory")):
+        params = changed(workspace, tiny_source, resources__storage=storage)
+        with pytest.raises(
+            ClflowError, match=rf"resources\.storage .*{storage} cannot be .*\({reason}\); name another"
+        ):
+            train.run(params, "folder", workspace)
+    assert not logs(workspace)
 
 
 def test_training_finishes_without_tracking_and_sync_catches_up(
