@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -76,18 +77,29 @@ def sigterm_kept() -> Iterator[None]:
             signal.signal(signal.SIGTERM, handler)
 
 
+class _ShieldedProcess(SpawnProcess):
+    """Ctrl-C in a terminal reaches it, too. It inherits that SIGINT waits: what ends it is up to its parent."""
+
+    def start(self) -> None:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            super().start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class _ShieldedContext(SpawnContext):
+    Process = _ShieldedProcess  # a pool starts some of its processes late, when a task finds the others busy
+
+
 @contextmanager
 def process_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     """Processes that import everything anew; an error inside ends them at once.
 
     Forking a process that runs threads (OpenCV, Ray) can deadlock.
     """
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
+    pool = ProcessPoolExecutor(workers, _ShieldedContext())
     try:
-        # Ctrl-C in a terminal reaches them, too. They inherit that it waits: it is up to this process.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        pool.submit(int)  # starts all of them
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         yield pool
     except BaseException:
         for process in multiprocessing.active_children():
