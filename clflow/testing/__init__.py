@@ -12,7 +12,8 @@ import pytest
 
 pytest.register_assert_rewrite(*(f"{__name__}.{kind}" for kind in ("backbones", "datasets", "methods")))
 
-from clflow.testing.backbones import BackboneContract  # noqa: E402 - what is imported before is not rewritten
+# After that, for what is imported before is not rewritten.
+from clflow.testing.backbones import BackboneContract  # noqa: E402
 from clflow.testing.datasets import DatasetContract, RenderedDatasetContract  # noqa: E402
 from clflow.testing.methods import MethodContract  # noqa: E402
 

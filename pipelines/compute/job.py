@@ -1,6 +1,6 @@
 """A slot: a place in the cluster in which a Ray Train job trains one cell after another.
 
-Ray Train is imported where it runs, in the worker.
+Ray Train is imported where it runs: in the worker, and only for a group of workers in the driver, too.
 """
 
 from __future__ import annotations

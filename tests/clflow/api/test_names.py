@@ -27,6 +27,7 @@ def test_public_names_are_pinned():
     for name in clflow.__all__:
         assert getattr(clflow, name).__doc__
     with pytest.raises(AttributeError, match="no attribute 'fti'"):
+        # Misspelt on purpose, and read for its error alone.
         clflow.fti  # noqa: B018 # pyright: ignore[reportAttributeAccessIssue]
 
 

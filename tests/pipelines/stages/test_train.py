@@ -20,7 +20,7 @@ from clflow.features.zoo import import_timm
 from clflow.files import write_json
 from pipelines.stages import fetch, synthesize, train
 from pipelines.tracking.tracker import Tracker
-from pipelines.workspace.cells import MARKER, Cell
+from pipelines.workspace.cells import MARKER, Cell, Selection
 from pipelines.workspace.paths import Workspace
 from pipelines.workspace.plan import plan_cells
 from pipelines.workspace.results import read_failure
@@ -133,6 +133,19 @@ def test_failed_cell_is_named_and_stops_no_other(workspace: Workspace, tiny_sour
     failed = "status = 'FAILED' and tags.`clflow.role` = 'cell'"
     runs = client.search_runs([experiment.experiment_id], failed)
     assert {run.data.tags["category"] for run in runs} == {"disc"}
+
+
+def test_cells_of_slots_that_cannot_run_fail_with_the_reason(workspace: Workspace, tiny_source: Path):
+    params = changed(workspace, tiny_source, resources__attempts=1)
+    chosen = Selection(("disc",), ("clflow",), (0,))  # the others are not selected
+    (cell,) = chosen.of(plan_cells(params, workspace))
+    workspace.checkpoints.mkdir(exist_ok=True)
+    (workspace.checkpoints / cell.name).touch()  # where its folder is to be
+    with pytest.raises(CellError, match=r"1 of 1 cells of folder failed"):
+        train.run(params, "folder", workspace, chosen)
+    (log,) = logs(workspace)
+    assert "Not a directory" in log.read_text()
+    assert not complete(workspace)
 
 
 def test_storage_that_cannot_be_used_is_told_before_a_worker_is_started(workspace: Workspace, tiny_source: Path):
